@@ -1,0 +1,104 @@
+"""Multi-head attention that honours `Mask`, with a key-value cache for decoding."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from ptjax.nn.linear import Linear
+from ptjax.partition import constrain
+from ptjax.types import Array, Mask
+
+
+@struct.dataclass
+class Cache:
+    """Keys and values of one layer: [B, S, H, K] each, filled up to `used` (i32[], the same for every row)."""
+
+    key: Array
+    value: Array
+    used: Array
+
+    def append(self, key_BLHK: Array, value_BLHK: Array) -> "Cache":
+        put = jax.lax.dynamic_update_slice_in_dim
+        length = key_BLHK.shape[1]
+        return Cache(
+            put(self.key, key_BLHK.astype(self.key.dtype), self.used, 1),
+            put(self.value, value_BLHK.astype(self.value.dtype), self.used, 1),
+            self.used + length,
+        )
+
+
+def allowed(mask: Mask, length: int, keys: int, used: Array | None = None) -> Array | None:
+    """The dense form of `mask`: bool, broadcastable to [B, H, L queries, S keys]; None where everything is allowed.
+
+    With a cache, `used` is how many keys it holds after this call, so that query i stands at used - length + i, and
+    `valid` describes the S slots of the cache.
+    """
+    parts = []
+    if mask.causal or used is not None:
+        first = 0 if used is None else used - length
+        query_L, key_S = first + jnp.arange(length), jnp.arange(keys)
+        limit_L = query_L if mask.causal else jnp.full((length,), first + length - 1)
+        parts.append((key_S[None, :] <= limit_L[:, None])[None, None])
+    if mask.valid is not None:
+        parts.append(mask.valid[:, None, None, :])
+    if mask.segments is not None:
+        if used is not None:
+            raise ValueError("packed segments cannot be decoded with a cache: give one document a row")
+        parts.append((mask.segments[:, :, None] == mask.segments[:, None, :])[:, None])
+    if not parts:
+        return None
+    result = parts[0]
+    for part in parts[1:]:
+        result = result & part
+    return result
+
+
+def attend(q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, allowed_BHLS: Array | None, dropout) -> Array:
+    """Scaled dot-product attention (Vaswani et al., 2017) -> [B, L, H, K]; softmax in float32.
+
+    dropout: applied to the attention probabilities. Written out because `jax.nn.dot_product_attention` has no
+    dropout and is slower on CPUs; heads are moved forward first, which is faster there than leaving it to einsum.
+    """
+    q_BHLK, k_BHSK, v_BHSK = (x.transpose(0, 2, 1, 3) for x in (q_BLHK, k_BSHK, v_BSHK))
+    q_BHLK = q_BHLK * (q_BHLK.shape[-1] ** -0.5)
+    logits_BHLS = jnp.einsum("BHLK,BHSK->BHLS", q_BHLK, k_BHSK, preferred_element_type=jnp.float32)
+    if allowed_BHLS is not None:
+        # Finite, so that a row of padding, which may attend to nothing, gives numbers that are masked and not NaN.
+        logits_BHLS = jnp.where(allowed_BHLS, logits_BHLS, -1e30)
+    probs_BHLS = jax.nn.softmax(logits_BHLS, axis=-1).astype(v_BHSK.dtype)
+    return jnp.einsum("BHLS,BHSK->BHLK", dropout(probs_BHLS), v_BHSK).transpose(0, 2, 1, 3)
+
+
+class Attention(nn.Module):
+    """Self-attention, [B, L, D] -> [B, L, D]; kernels [D, H, K] and [H, K, D] with K = D / H."""
+
+    width: int
+    heads: int
+    dropout: float
+    std: float
+    out_std: float
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        shape, names = (self.width, self.heads, self.width // self.heads), ("embed", "heads", "head_dim")
+        self.query = Linear(shape, names, self.std, dtype=self.dtype)
+        self.key = Linear(shape, names, self.std, dtype=self.dtype)
+        self.value = Linear(shape, names, self.std, dtype=self.dtype)
+        self.output = Linear(
+            shape[1:] + shape[:1], names[1:] + names[:1], self.out_std, contract=2, dtype=self.dtype
+        )
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(self, x_BLD: Array, mask: Mask, cache: Cache | None, *, train: bool) -> tuple[Array, Cache | None]:
+        q, k, v = (
+            constrain(project(x_BLD), "batch", "length", "heads", "head_dim")
+            for project in (self.query, self.key, self.value)
+        )
+        used = None
+        if cache is not None:
+            cache = cache.append(k, v)
+            k, v, used = cache.key, cache.value, cache.used
+        allow = allowed(mask, q.shape[1], k.shape[1], used)
+        y_BLHK = attend(q, k, v, allow, lambda p: self.drop(p, deterministic=not train))
+        return self.output(y_BLHK), cache

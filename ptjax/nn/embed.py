@@ -1,0 +1,43 @@
+"""Token, position and sentence-type embeddings."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ptjax.types import Array, TextInput
+
+
+class TextEmbed(nn.Module):
+    """Sum of learned embeddings, [B, L] -> [B, L, D]. types = 0: no sentence types (GPT).
+
+    vocab_size is padded. The table's width has a logical name of its own: shared with the layers' 'embed' it made
+    the partitioner gather whole activations.
+    """
+
+    vocab_size: int
+    width: int
+    max_length: int
+    types: int
+    std: float
+    position_std: float
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        def table(name, rows, axes, std):
+            init = nn.with_logical_partitioning(nn.initializers.normal(std), axes)
+            return self.param(name, init, (rows, self.width), jnp.float32)
+
+        self.tokens = table("tokens", self.vocab_size, ("vocab", "table"), self.std)
+        self.positions = table("positions", self.max_length, ("position", "table"), self.position_std)
+        if self.types:
+            self.sentence_types = table("types", self.types, ("type", "table"), self.std)
+
+    def __call__(self, inputs: TextInput) -> Array:
+        x_BLD = self.tokens[inputs.tokens] + self.positions[inputs.positions]
+        if self.types:
+            types = jnp.zeros_like(inputs.tokens) if inputs.types is None else inputs.types
+            x_BLD = x_BLD + self.sentence_types[types]
+        return x_BLD.astype(self.dtype)
+
+    def table(self) -> Array:
+        """The token embedding, f32[V, D], for heads that tie their projection to it."""
+        return self.tokens

@@ -1,0 +1,48 @@
+"""A stack of equal layers: one scan, one set of parameters with a leading 'layers' axis."""
+
+import jax
+from flax import linen as nn
+
+from ptjax.types import Array, Mask, PyTree
+
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Stack(nn.Module):
+    """Runs `layers` copies of `block`, a module called as block(x, mask, cache, train) -> (x, cache).
+
+    unroll: write the layers out (fastest on CPUs) or keep a loop (compiles once, whatever the depth). Parameters are
+    stacked either way, so the choice is not in the checkpoint.
+    remat: 'none' keeps all activations, 'full' recomputes each layer in the backward pass, 'dots' keeps the
+    results of matrix products.
+    cache: a `Cache` whose leaves have a leading layers axis, or None.
+    """
+
+    block: nn.Module
+    layers: int
+    unroll: bool
+    remat: str
+
+    @nn.compact
+    def __call__(self, x_BLD: Array, mask: Mask, cache: PyTree, train: bool) -> tuple[Array, PyTree]:
+        def step(block, carry, cache, mask):
+            return block(carry, mask, cache, train)
+
+        if self.remat != "none":
+            # Inside a scan nothing can be merged across layers, so the barriers of prevent_cse only cost.
+            step = nn.remat(step, policy=REMAT[self.remat], prevent_cse=self.unroll)
+        scan = nn.scan(
+            step,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast),
+            out_axes=0,
+            length=self.layers,
+            unroll=self.layers if self.unroll else 1,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        return scan(self.block, x_BLD, cache, mask)

@@ -1,0 +1,81 @@
+"""The nouns that everything shares. Shapes: B rows of a batch, L tokens of a row, D model width."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import struct
+
+Array = jax.Array
+Batch = dict[str, Array]  # leading axis B; always 'index': i32[B], the example's id in its split, -1 for padding rows
+Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, weight), both f32[]; the value shown is sum / weight
+PyTree = Any
+
+
+@struct.dataclass
+class Mask:
+    """Who may attend to whom, as structure rather than as a dense matrix, so that fused kernels can use it.
+
+    causal: each position sees itself and what precedes it (static).
+    valid: bool[B, L], False at padding; None means that every position is real.
+    segments: i32[B, L], the document of each position in a packed row; attention never crosses documents.
+    """
+
+    causal: bool = struct.field(pytree_node=False, default=False)
+    valid: Array | None = None
+    segments: Array | None = None
+
+    def __post_init__(self):
+        # An array in a static field would pass silently and recompile at every step.
+        if not isinstance(self.causal, bool):
+            raise TypeError(f"Mask.causal is static: a Python bool, not {type(self.causal).__name__}")
+
+
+@struct.dataclass
+class TextInput:
+    """What a text body reads. tokens, positions: i32[B, L]; types: i32[B, L] (BERT's sentence A or B) or None."""
+
+    tokens: Array
+    positions: Array
+    mask: Mask
+    types: Array | None = None
+
+
+@struct.dataclass
+class Hidden:
+    """What a text body returns. last: [B, L, D] in the compute dtype; state: the key-value cache, where one was given."""
+
+    last: Array
+    state: PyTree = None
+
+
+@struct.dataclass
+class Losses:
+    """One microbatch's answer. The step minimises sum_k coefficient_k * totals_k / (global weight)_k.
+
+    totals: term -> f32[], a sum over examples (never a mean).
+    metrics: what is shown and never differentiated.
+    """
+
+    totals: dict[str, Array]
+    metrics: Metrics
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a run carries from one step to the next; the checkpoint is this and config.json.
+
+    step: i32[], steps done. seed: u32[]: no random key is kept, keys come from (seed, step).
+    hyper: f32[] values that may change without compiling again (learning_rate).
+    params: {'body': ..., 'head': ...}, float32. opt_state: optax's. ema: averaged params, or None.
+    guard: {'norm': f32[] running gradient norm, 'skipped': i32[]}, or None where no step is ever skipped.
+    """
+
+    step: Array
+    seed: Array
+    hyper: dict[str, Array]
+    params: PyTree
+    opt_state: PyTree
+    ema: PyTree = None
+    guard: dict[str, Array] | None = None
