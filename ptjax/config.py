@@ -1,4 +1,26 @@
-"""Typed configs on `chz`: load a config file, apply `key=value` overrides, write and read JSON."""
+"""Typed configs on `chz`: load a config file, apply `key.path=value` overrides, write and read JSON.
+
+Everything works on one flat form of a config, chz's blueprint values: `{"steps": 100, "objective": MLM,
+"objective.rate": 0.15}`, where a key that holds a config maps to its class. Overrides and JSON are checked against the
+fields' types in that form, and only then is anything built. What a user typed is never evaluated, and nothing is
+called that is not a `Config` subclass which the field admits.
+"""
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import inspect
+import json
+import pkgutil
+import re
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import chz
 
@@ -7,6 +29,507 @@ class UserError(Exception):
     """A mistake that a user can mend. Mains print its message, without a traceback, and exit with status 2."""
 
 
-@chz.chz
+@chz.chz(typecheck=True)
 class Config:
-    """Base of every config class. Building one reads no file and makes no array."""
+    """Base of every config class. Building one reads no file and makes no array.
+
+    Subclasses are written `@chz.chz class X(Config)` (chz refuses to build one without the decorator, which would lose
+    its fields), with fields `chz.field(default=..., doc="...")`. Building one checks its values against the fields' types.
+    """
+
+
+Values = dict[str, Any]  # key path -> value, or the class where a config is; "" -> the class of the whole
+
+
+# Loading and overriding.
+
+
+def load(spec: str, argv: Sequence[str] = (), base: type[Config] = Config) -> Config:
+    """The config that `FILE[:arg=value,...]` returns from `get_config(**args)`, with `key.path=value` overrides.
+
+    Args:
+        spec: a Python file (or the name of a config shipped with ptjax), and arguments of its `get_config`.
+        argv: overrides. Naming a class (`objective=CausalLM`) resets its fields; their order does not matter.
+        base: what `get_config` has to return.
+
+    Raises:
+        UserError: no such file, an error inside it, an unknown argument or key, a value of a wrong type.
+    """
+    name, _, arguments = spec.partition(":")
+    path = find_config_file(name)
+    module = _import_file(path)
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise UserError(f"{path} has no function get_config(); it has to define one that returns a {base.__name__}.")
+    kwargs = _get_config_arguments(get_config, arguments, path)
+    config = _run_user_code(path, lambda: get_config(**kwargs))
+    if not isinstance(config, base):
+        raise UserError(f"get_config() of {path} has to return a {base.__name__}, but returned {config!r:.200}.")
+    return override(config, argv)
+
+
+def override(config: Config, argv: Sequence[str]) -> Config:
+    """`config` with `key.path=value` overrides applied, shallow keys first (so a class before its fields)."""
+    values = _flatten("", config)
+    pairs = []
+    for argument in argv:
+        key, equals, text = argument.partition("=")
+        if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
+            raise UserError(f"Cannot read {argument!r}: overrides are written key.path=value, for example seed=1.")
+        pairs.append((key, text))
+    for key, text in sorted(pairs, key=lambda pair: pair[0].count(".")):  # stable: the last of equal keys wins
+        _assign(values, key, text)
+    return _build(values)
+
+
+def find_config_file(name: str) -> Path:
+    """The file `name` names: relative to the working directory, else a config of that name shipped with ptjax."""
+    shipped = importlib.util.find_spec("ptjax.configs")  # there once ptjax is installed
+    folders = [Path("configs")] + [Path(p) for p in (shipped.submodule_search_locations if shipped else [])]
+    stem = Path(name).stem if name.endswith(".py") else Path(name).name
+    candidates = [Path(name), Path(name + ".py")]
+    if Path(name).parent in (Path("."), Path("configs")):
+        candidates += [folder / f"{stem}.py" for folder in folders]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.py") if path.stem != "__init__"})
+    raise UserError(
+        f"There is no config file {name}.{_did_you_mean(stem, known)}"
+        + (f" Configs at hand: {', '.join(known)}." if known else "")
+    )
+
+
+def _get_config_arguments(get_config: Callable, text: str, path: Path) -> dict[str, Any]:
+    parameters = inspect.signature(get_config, eval_str=True).parameters
+    described = ", ".join(str(p) for p in parameters.values()) or "none"
+    kwargs = {}
+    for argument in re.split(r",(?=\s*\w+\s*=)", text) if text else []:
+        name, equals, value = argument.partition("=")
+        name = name.strip()
+        if not equals or name not in parameters:
+            raise UserError(
+                f"get_config() of {path} has no argument {name!r}.{_did_you_mean(name, parameters)} "
+                f"Arguments: {described}; they are written {path}:name=value,name=value."
+            )
+        kind = parameters[name].annotation
+        if kind is inspect.Parameter.empty:
+            default = parameters[name].default
+            kind = type(default) if isinstance(default, (bool, int, float, str)) else object
+        kwargs[name] = _cast(value, kind, f"argument {name!r} of {path}")
+    missing = [n for n, p in parameters.items() if p.default is p.empty and p.kind <= p.KEYWORD_ONLY and n not in kwargs]
+    missing = [n for n in missing if parameters[n].kind not in (inspect.Parameter.VAR_POSITIONAL,)]
+    if missing:
+        raise UserError(f"get_config() of {path} needs {', '.join(missing)}: --config={path}:{missing[0]}=...")
+    return kwargs
+
+
+# JSON, comparison and display.
+
+
+def to_json(config: Config) -> str:
+    """`config` as a flat JSON object, classes as "module:Qualname"; `from_json` gives an equal config."""
+    flat = {key: _class_name(v) if _is_config(v) else v for key, v in _flatten("", config).items()}
+    try:
+        return "{\n" + ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in flat.items()) + "\n}\n"
+    except TypeError as error:
+        raise UserError(f"{type(config).__name__} holds a value that JSON cannot keep: {error}") from None
+
+
+def from_json(text: str, base: type[Config] = Config) -> Config:
+    """The config that `to_json` wrote. Fields that have appeared since then take their defaults.
+
+    Raises:
+        UserError: not such JSON; a class or a field that no longer exists; a value of a wrong type.
+    """
+    try:
+        flat = json.loads(text)
+        root = flat.pop("")
+    except (ValueError, KeyError, AttributeError):
+        raise UserError("This is not the JSON of a config: it has to be an object written by ptjax.") from None
+    values: Values = {"": _find_class(root, (base,), "the whole config")}
+    for key, value in sorted(flat.items(), key=lambda item: item[0].count(".")):
+        kind = _type_of(values, key)
+        bases = _config_types(kind)
+        if bases and isinstance(value, str):
+            values[key] = _find_class(value, bases, key)
+        else:
+            values[key] = _check(_shape(value, kind), kind, f"field {key!r}")
+    return _build(values)
+
+
+def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
+    """(key, value in a, value in b) of every key that differs; None where only the other config has it."""
+    left, right = _flatten("", a), _flatten("", b)
+    keys = [*left, *(key for key in right if key not in left)]
+    shown = lambda values, key: _show(values[key]) if key in values else None  # noqa: E731
+    return [(key, shown(left, key), shown(right, key)) for key in keys if left.get(key, ...) != right.get(key, ...)]
+
+
+def describe(config: Config) -> str:
+    """The resolved config for people: one line a field, nested configs indented below their class."""
+    values = _flatten("", config)
+    rows = []
+    for key, value in values.items():
+        parents = [k for k in values if _is_config(values[k]) and (not k or key.startswith(k + ".")) and k != key]
+        name = key.removeprefix(max(parents, key=len, default="")).removeprefix(".")
+        rows.append(("  " * len(parents) + name if key else "config", _show(value)))
+    return _table(rows)
+
+
+def help_text(config: Config) -> str:
+    """Every key that an override may name, with type, present value and documentation."""
+    values = _flatten("", config)
+    rows = []
+    for key, value in values.items():
+        if key:
+            field = _field_of(values, key)
+            rows.append((key, _type_name(_type_of(values, key)), _show(value), field._doc if field else ""))
+    return _table(rows)
+
+
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    rows = list(rows)
+    widths = [min(48, max(map(len, column))) for column in zip(*rows)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def _show(value: Any) -> str:
+    return value.__name__ if _is_config(value) else repr(value)
+
+
+# The flat form.
+
+
+def _flatten(key: str, value: Any) -> Values:
+    values = {key: type(value)} if isinstance(value, Config) else {}
+    for below, v in chz.beta_to_blueprint_values(value).items():
+        values[_join(key, below)] = v
+    return values
+
+
+def _build(values: Values) -> Config:
+    arguments = {key: value for key, value in values.items() if key}
+    try:
+        return chz.Blueprint(values[""]).apply(arguments).make()
+    except (TypeError, ValueError, chz.blueprint._entrypoint.EntrypointException) as error:
+        raise UserError(_plain_message(error)) from error
+
+
+def _assign(values: Values, key: str, text: str) -> None:
+    """Applies one override: checks it against the field's type, drops what stood at and below `key`, sets it."""
+    kind = _type_of(values, key)
+    bases = _config_types(kind)
+    if not bases:
+        _replace(values, key, {key: _cast(text, kind, f"field {key!r}")})
+    elif text == "None" and type(None) in typing.get_args(kind):
+        _replace(values, key, {key: None})
+    elif _is_container(kind):
+        names = [name for name in text.strip("()[]").split(",") if name]
+        items = [_default_values(f"{key}.{i}", _find_class(name, bases, key)) for i, name in enumerate(names)]
+        _replace(values, key, {k: v for item in items for k, v in item.items()} or {key: ()})
+    else:
+        _replace(values, key, _default_values(key, _find_class(text, bases, key)))
+
+
+def _replace(values: Values, key: str, new: Values) -> None:
+    for old in [k for k in values if k == key or k.startswith(key + ".")]:
+        del values[old]
+    parent = key.rpartition(".")[0]
+    if not _is_config(values.get(parent)):
+        values.pop(parent, None)  # an empty tuple gives way to its first element
+    values.update(new)
+
+
+def _default_values(key: str, cls: type[Config]) -> Values:
+    values: Values = {key: cls}
+    for name, field in chz.chz_fields(cls).items():
+        if field._default is not chz.util.MISSING:
+            values |= _flatten(_join(key, name), field._default)
+        elif field._default_factory is not chz.util.MISSING:
+            values |= _flatten(_join(key, name), field._default_factory())
+    return values
+
+
+def _field_of(values: Values, key: str):
+    """The chz field at `key`, or None for an element of a tuple or dict."""
+    parent, _, name = key.rpartition(".")
+    owner = values.get(parent)
+    return chz.chz_fields(owner).get(name) if _is_config(owner) else None
+
+
+def _type_of(values: Values, key: str) -> Any:
+    """The annotation at `key`, or a UserError that names the nearest key."""
+    parent, _, name = key.rpartition(".")
+    if parent and parent not in values:  # a field without a value yet, or a container of configs
+        kind = _type_of(values, parent)
+        if _is_container(kind):
+            return _element_type(kind, parent, name, values)
+        if len(bases := _config_types(kind)) == 1:
+            values |= _default_values(parent, bases[0])
+    owner = values.get(parent)
+    if _is_config(owner):
+        if name in chz.chz_fields(owner):
+            return chz.chz_fields(owner)[name].x_type
+        raise UserError(_unknown_key(values, key, owner))
+    kind = _type_of(values, parent)
+    if _is_container(kind) and _config_types(kind):
+        return _element_type(kind, parent, name, values)
+    known = ", ".join(c.__name__ for b in _config_types(kind) for c in _subclasses(b))
+    raise UserError(
+        f"There is no {key!r}: {parent!r} is {owner!r}"
+        + (f"; name a class first, {parent}=..., one of {known}." if known else ", which has no fields.")
+    )
+
+
+def _element_type(kind: Any, parent: str, name: str, values: Values) -> Any:
+    container = next(k for k in _members(kind) if typing.get_origin(k) in (tuple, list, dict))
+    args = typing.get_args(container)
+    if typing.get_origin(container) is dict:
+        return args[1]
+    count = len({k[len(parent) + 1 :].split(".")[0] for k in values if k.startswith(parent + ".")})
+    if not name.isdigit() or int(name) > count:
+        raise UserError(f"{parent!r} has {count} elements: {parent}.{count}=... appends one, {name!r} is not possible.")
+    return args[0] if len(args) == 1 or args[-1] is ... else args[min(int(name), len(args) - 1)]
+
+
+def _unknown_key(values: Values, key: str, owner: type[Config]) -> str:
+    parent, _, name = key.rpartition(".")
+    keys = [k for k in values if k]
+    fields = chz.chz_fields(owner)
+    near = [_join(parent, n) for n in difflib.get_close_matches(name, fields, 1)]
+    near = near or [k for k in keys if k.rpartition(".")[2] == name] or difflib.get_close_matches(key, keys, 1)
+    near = near or [k for k in keys if k.rpartition(".")[2] in difflib.get_close_matches(name, _last_names(keys), 1)]
+    return (
+        f"There is no {key!r}."
+        + (f" Did you mean {' or '.join(map(repr, near[:3]))}?" if near else "")
+        + f" Fields of {owner.__name__}: {', '.join(fields) or 'none'}."
+    )
+
+
+def _last_names(keys: Iterable[str]) -> list[str]:
+    return [key.rpartition(".")[2] for key in keys]
+
+
+# Types and values.
+
+
+def _members(kind: Any) -> tuple:
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _is_config(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Config)
+
+
+def _is_container(kind: Any) -> bool:
+    return any(typing.get_origin(member) in (tuple, list, dict) for member in _members(kind))
+
+
+def _config_types(kind: Any) -> tuple[type[Config], ...]:
+    """The Config classes that a field of this type can hold, directly or as elements."""
+    if _is_config(kind):
+        return (kind,)
+    found = [c for arg in typing.get_args(kind) for c in _config_types(arg)] if not _is_literal(kind) else []
+    return tuple(dict.fromkeys(found))
+
+
+def _is_literal(kind: Any) -> bool:
+    return typing.get_origin(kind) is typing.Literal
+
+
+def _is_inert(kind: Any) -> bool:
+    """Whether reading a value of this type from text runs nobody's code."""
+    if _is_literal(kind) or kind in (int, float, str, bool, None, type(None), object, Any, tuple, list, dict, ...):
+        return True
+    origins = (tuple, list, dict, typing.Union, types.UnionType)
+    return typing.get_origin(kind) in origins and all(_is_inert(arg) for arg in typing.get_args(kind))
+
+
+def _cast(text: str, kind: Any, where: str) -> Any:
+    """`text` as a value of `kind`: as chz parses it, and Python's literals for tuples, lists and dicts."""
+    if not _is_inert(kind):
+        raise UserError(f"{where} ({_type_name(kind)}) cannot be set from text; set it in the config file.")
+    try:
+        if _is_container(kind) and text[:1] in tuple("([{"):
+            value = _shape(ast.literal_eval(text), kind)  # literals only: evaluates nothing
+        else:
+            value = chz.factories.standard(annotation=kind).perform_cast(text)
+    except (chz.tiepin.CastError, ValueError, SyntaxError):
+        value = text
+        if kind is str or chz.tiepin.is_subtype_instance(text, kind):
+            return text
+    return _check(value, kind, where)
+
+
+def _shape(value: Any, kind: Any) -> Any:
+    """`value` with lists as tuples, and keys as integers, where `kind` says so; JSON has neither."""
+    for member in _members(kind):
+        origin, args = typing.get_origin(member) or member, typing.get_args(member)
+        if origin in (tuple, list) and isinstance(value, (tuple, list)):
+            kinds = args[:1] * len(value) if origin is list or args[1:] == (...,) else args
+            kinds = kinds if len(kinds) == len(value) else (object,) * len(value)
+            shaped = origin(_shape(v, k) for v, k in zip(value, kinds))
+        elif origin is dict and isinstance(value, dict):
+            keys, items = args or (object, object)
+            number = lambda k: int(k) if keys is int and isinstance(k, str) and k.isdigit() else k  # noqa: E731
+            shaped = {number(k): _shape(v, items) for k, v in value.items()}
+        else:
+            continue
+        if chz.tiepin.is_subtype_instance(shaped, member):
+            return shaped
+    return value
+
+
+def _check(value: Any, kind: Any, where: str) -> Any:
+    if not chz.tiepin.is_subtype_instance(value, kind):
+        near = _did_you_mean(value, [a for a in typing.get_args(kind) if isinstance(a, str)]) if _is_literal(kind) else ""
+        raise UserError(f"{where} expects {_type_name(kind)}, got {value!r}.{near}")
+    return value
+
+
+def _type_name(kind: Any) -> str:
+    if _is_literal(kind):
+        return "one of " + ", ".join(map(repr, typing.get_args(kind)))
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return " | ".join(_type_name(member) for member in _members(kind))
+    if typing.get_origin(kind):
+        return f"{typing.get_origin(kind).__name__}[{', '.join(_type_name(a) for a in typing.get_args(kind))}]"
+    return "..." if kind is ... else "None" if kind in (None, type(None)) else getattr(kind, "__name__", repr(kind))
+
+
+# Classes.
+
+
+def _class_name(cls: type[Config]) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _subclasses(base: type) -> list[type]:
+    below = [c for cls in base.__subclasses__() for c in _subclasses(cls)]
+    return list(dict.fromkeys([base, *below]))
+
+
+def _find_class(name: str, bases: Sequence[type[Config]], key: str) -> type[Config]:
+    """The class that `name` ("Name" or "module:Name") means for `key`: a Config subclass of one of `bases`."""
+    kinds = " or ".join(base.__name__ for base in bases)
+    if ":" in name:
+        module_name, _, qualname = name.rpartition(":")
+        found = _import(module_name, key)
+        for part in qualname.split("."):
+            found = getattr(found, part, None)
+        if not (isinstance(found, type) and issubclass(found, tuple(bases))):
+            raise UserError(f"{key}: {name!r} is not a subclass of {kinds}, so it is not used.")
+    else:
+        candidates = [c for base in bases for c in _subclasses(base)]
+        if name not in {c.__name__ for c in candidates}:
+            _import_all_classes()
+            candidates = [c for base in bases for c in _subclasses(base)]
+        matches = list(dict.fromkeys(c for c in candidates if c.__name__ == name))
+        if not matches:
+            names = sorted({c.__name__ for c in candidates})
+            raise UserError(
+                f"{key}: there is no {kinds} named {name!r}.{_did_you_mean(name, names)} Known: {', '.join(names)}; "
+                f"your own is written module:Name."
+            )
+        if len(matches) > 1:
+            raise UserError(f"{key}: {name!r} may be any of {', '.join(map(_class_name, matches))}; write one of these.")
+        found = matches[0]
+    if "__chz_fields__" not in vars(found):
+        raise UserError(f"Write @chz.chz above class {found.__name__} ({found.__module__}): without it its fields are lost.")
+    return found
+
+
+def _import_all_classes() -> None:
+    """Imports ptjax's bodies, objectives and data sources, so that their bare names can be found."""
+    for package in ("ptjax.models", "ptjax.objectives", "ptjax.data"):
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            importlib.import_module(f"{package}.{module.name}")
+
+
+# Modules and files.
+
+
+def _import(name: str, key: str) -> types.ModuleType:
+    """Imports a user's module, also from the working directory, or a config file by its path."""
+    if name in sys.modules:
+        return sys.modules[name]
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file() or Path.cwd() not in path.resolve().parents:  # a stranger's JSON must not pick files to run
+            raise UserError(f"{key} is a class defined in {name}; give that file as --config={name}.")
+        return _import_file(path)
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{key}: there is no module {error.name!r} (in {name!r}), seen from {Path.cwd()}.") from error
+    except Exception as error:
+        raise UserError(f"{key}: importing {name!r} fails: {type(error).__name__}: {error}") from error
+
+
+def _import_file(path: Path) -> types.ModuleType:
+    """Imports a config file once, under its dotted name where Python would find it so, else under its path."""
+    path = path.resolve()
+    for module in list(sys.modules.values()):
+        if getattr(module, "__file__", None) == str(path) and module.__name__ != "__main__":
+            return module
+    name = _dotted_name(path)
+    if name:
+        return _run_user_code(path, lambda: importlib.import_module(name))
+    spec = importlib.util.spec_from_file_location(str(path), path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
+    try:
+        _run_user_code(path, lambda: spec.loader.exec_module(module))
+    except BaseException:
+        del sys.modules[module.__name__]
+        raise
+    return module
+
+
+def _dotted_name(path: Path) -> str | None:
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    names = [f"ptjax.configs.{path.stem}"]
+    if Path.cwd() in path.parents:
+        names.insert(0, ".".join(path.relative_to(Path.cwd()).with_suffix("").parts))
+    for name in names:
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            continue
+        if spec and spec.origin and Path(spec.origin).resolve() == path:
+            return name
+    return None
+
+
+def _run_user_code(path: Path, function: Callable[[], Any]) -> Any:
+    """Calls `function`, whose errors are those of the config file `path`: they become UserErrors with file and line."""
+    try:
+        return function()
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}: {(error.text or '').strip()}") from error
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == path.resolve()]
+        place = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise UserError(f"{place}: {type(error).__name__}: {_plain_message(error)}") from error
+
+
+# Messages.
+
+
+def _plain_message(error: Exception) -> str:
+    return re.sub(r"\bX_(\w+)", r"\1", str(error))  # chz's name of the raw field
+
+
+def _did_you_mean(name: Any, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(name), list(known), 1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _join(parent: str, name: str) -> str:
+    return f"{parent}.{name}" if parent and name else parent or name
