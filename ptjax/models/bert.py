@@ -1,0 +1,80 @@
+"""BERT (Devlin et al., 2019): a post-norm transformer encoder with learned positions and sentence types."""
+
+import chz
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ptjax.models.base import TextModelConfig, gelu, presets
+from ptjax.nn.attention import Attention
+from ptjax.nn.embed import TextEmbed
+from ptjax.nn.mlp import Mlp
+from ptjax.nn.norm import layer_norm
+from ptjax.nn.stack import Stack
+from ptjax.partition import constrain
+from ptjax.types import Array, Hidden, PyTree, TextInput
+
+# Turc et al., 2019 (tiny to medium) and Devlin et al., 2019 (base, large).
+SIZES = {
+    "tiny": dict(layers=2, width=128, heads=2, hidden=512),
+    "mini": dict(layers=4, width=256, heads=4, hidden=1024),
+    "small": dict(layers=4, width=512, heads=8, hidden=2048),
+    "medium": dict(layers=8, width=512, heads=8, hidden=2048),
+    "base": dict(layers=12, width=768, heads=12, hidden=3072),
+    "large": dict(layers=24, width=1024, heads=16, hidden=4096),
+}
+
+
+@chz.chz
+class BERT(TextModelConfig):
+    """BERT's body, without pooler and heads."""
+
+    types: int = chz.field(default=2, doc="sentence types (segment embeddings)")
+    epsilon: float = chz.field(default=1e-12, doc="of the layer norms")
+
+    @classmethod
+    def preset(cls, size: str, **overrides) -> "BERT":
+        """tiny, mini, small, medium, base or large."""
+        return presets(cls, SIZES, size, overrides)
+
+    def build(self, vocab_size: int) -> nn.Module:
+        return Body(self, vocab_size)
+
+
+class Block(nn.Module):
+    config: BERT
+
+    def setup(self):
+        c, dtype = self.config, self.config.compute_dtype()
+        self.attention = Attention(c.width, c.heads, c.attention_dropout, c.std, c.std, dtype)
+        self.attention_norm = layer_norm(c.epsilon, dtype)
+        self.mlp = Mlp(c.width, c.hidden, gelu, c.std, c.std, dtype)
+        self.mlp_norm = layer_norm(c.epsilon, dtype)
+        self.drop = nn.Dropout(c.dropout)
+
+    def __call__(self, x_BLD: Array, mask, cache: PyTree, train: bool) -> tuple[Array, PyTree]:
+        drop = lambda y: self.drop(y, deterministic=not train)
+        y_BLD, cache = self.attention(x_BLD, mask, cache, train=train)
+        x_BLD = self.attention_norm(x_BLD + drop(y_BLD))
+        x_BLD = self.mlp_norm(x_BLD + drop(self.mlp(x_BLD)))
+        return constrain(x_BLD, "batch", "length", "embed_activation"), cache
+
+
+class Body(nn.Module):
+    config: BERT
+    vocab_size: int
+
+    def setup(self):
+        c, dtype = self.config, self.config.compute_dtype()
+        self.embed = TextEmbed(self.vocab_size, c.width, c.max_length, c.types, c.std, c.std, jnp.float32)
+        self.embed_norm = layer_norm(c.epsilon, dtype)
+        self.drop = nn.Dropout(c.dropout)
+        self.layers = Stack(Block(c, parent=None), c.layers, c.unrolled(), c.remat)
+
+    def __call__(self, inputs: TextInput, state: PyTree = None, *, train: bool) -> Hidden:
+        x_BLD = self.drop(self.embed_norm(self.embed(inputs)), deterministic=not train)
+        x_BLD = constrain(x_BLD, "batch", "length", "embed_activation")
+        x_BLD, state = self.layers(x_BLD, inputs.mask, state, train)
+        return Hidden(x_BLD, state)
+
+    def table(self) -> Array:
+        return self.embed.table()

@@ -1,0 +1,89 @@
+"""Heads, and the nets that join a body to them. Outside nn/ and models/ a net is `init` and `apply`."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ptjax.models.base import TextModelConfig, gelu
+from ptjax.nn.attention import Cache
+from ptjax.nn.linear import Linear
+from ptjax.nn.norm import layer_norm
+from ptjax.types import Array, Hidden, Mask, PyTree, TextInput
+
+
+class LanguageHead(nn.Module):
+    """From hidden states to what multiplies the embedding table.
+
+    transform: BERT's dense layer, GELU and layer norm before the table (Devlin et al., 2019); bias: BERT's output bias.
+    """
+
+    config: TextModelConfig
+    vocab_size: int
+    transform: bool
+    bias: bool
+
+    def setup(self):
+        c = self.config
+        if self.transform:
+            self.dense = Linear((c.width, c.width), ("embed", "embed_out"), c.std, dtype=c.compute_dtype())
+            self.norm = layer_norm(c.epsilon, c.compute_dtype())
+        if self.bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+            self.output_bias = self.param("bias", zeros, (self.vocab_size,), jnp.float32)
+
+    def __call__(self, h_D: Array) -> tuple[Array, Array | None]:
+        """[..., D] -> (features [..., D], bias [V] or None): logits are features . table + bias."""
+        if self.transform:
+            h_D = self.norm(gelu(self.dense(h_D)))
+        return h_D, self.output_bias if self.bias else None
+
+
+class LanguageModel(nn.Module):
+    """A text body under a vocabulary head whose projection is the token embedding."""
+
+    body: nn.Module
+    head: LanguageHead
+
+    def __call__(self, inputs: TextInput) -> Array:
+        return self.logits(self.hidden(inputs).last)
+
+    def hidden(self, inputs: TextInput, state: PyTree = None, *, train: bool = False) -> Hidden:
+        return self.body(inputs, state, train=train)
+
+    def scores(self, h_ND: Array) -> tuple[Array, Array, Array | None]:
+        """(features [N, D], table [V, D], bias [V] or None), for a loss that never keeps all logits."""
+        features, bias = self.head(h_ND)
+        return features, self.body.table(), bias
+
+    def logits(self, h_D: Array) -> Array:
+        """[..., D] -> f32[..., V]; V is the padded vocabulary."""
+        features, table, bias = self.scores(h_D)
+        logits = jnp.einsum("...d,vd->...v", features, table.astype(features.dtype), preferred_element_type=jnp.float32)
+        return logits if bias is None else logits + bias
+
+
+def language_model(config: TextModelConfig, vocab_size: int, *, transform: bool, bias: bool) -> LanguageModel:
+    """vocab_size: the tokenizer's; the net's tables have `config.padded_vocab` rows."""
+    padded = config.padded_vocab(vocab_size)
+    return LanguageModel(config.build(padded), LanguageHead(config, padded, transform, bias))
+
+
+def init(net: nn.Module, key: Array, length: int) -> PyTree:
+    """Fresh params, a plain nested dict. Pure: runs under jit and `jax.eval_shape`."""
+    tokens = jnp.zeros((1, length), jnp.int32)
+    return nn.meta.unbox(net.init(key, TextInput(tokens, tokens, Mask()))["params"])
+
+
+def logical_axes(net: nn.Module, length: int) -> PyTree:
+    """The tree of params with a tuple of logical axis names (or None) at each leaf. Allocates nothing."""
+    tokens = jnp.zeros((1, length), jnp.int32)
+    boxed = jax.eval_shape(lambda: net.init(jax.random.key(0), TextInput(tokens, tokens, Mask())))["params"]
+    is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)
+    return jax.tree.map(lambda x: tuple(x.names), boxed, is_leaf=is_box)
+
+
+def new_cache(config: TextModelConfig, rows: int, slots: int) -> Cache:
+    """An empty key-value cache for `rows` sequences of up to `slots` tokens."""
+    shape = (config.layers, rows, slots, config.heads, config.width // config.heads)
+    zeros = jnp.zeros(shape, config.compute_dtype())
+    return Cache(zeros, zeros, jnp.zeros((config.layers,), jnp.int32))

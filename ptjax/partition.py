@@ -1,0 +1,204 @@
+"""Where arrays live: the device mesh, logical-axis rules, shardings, and compiling a step for them.
+
+Model code names axes ('batch', 'embed', 'heads', ...); `Rules` maps the names to mesh axes. Nothing else in ptjax
+knows how many devices or processes there are.
+"""
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import chz
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ptjax.config import Config, UserError
+from ptjax.types import Array, Batch, PyTree
+
+BATCH_AXES = ("data", "fsdp")  # rows of a batch are divided over both: fsdp is data parallelism with divided state
+
+
+@chz.chz
+class Rules(Config):
+    """The mesh axis over which each logical axis of a parameter or activation is divided; None: not divided."""
+
+    embed: str | None = chz.field(default="fsdp", doc="model width, in kernels")
+    mlp: str | None = chz.field(default="tensor", doc="hidden units of the feed-forward part")
+    heads: str | None = chz.field(default="tensor", doc="attention heads")
+    vocab: str | None = chz.field(default="tensor", doc="rows of the embedding table")
+    table: str | None = chz.field(default=None, doc="width of the embedding tables")
+
+    @chz.validate
+    def _known_axes(self):
+        for name, axis in chz.beta_to_blueprint_values(self).items():
+            if axis not in (None, "data", "fsdp", "tensor"):
+                raise ValueError(f"rules.{name}={axis!r}: the mesh axes are data, fsdp, tensor (or None)")
+
+    def axis(self, name: str) -> str | tuple[str, ...] | None:
+        return BATCH_AXES if name == "batch" else getattr(self, name, None)
+
+
+@chz.chz
+class MeshConfig(Config):
+    """The shape of the device mesh. One of data, fsdp, tensor may be -1: all the devices that the others leave."""
+
+    data: int = chz.field(default=-1, doc="data parallelism: every device holds all parameters")
+    fsdp: int = chz.field(default=1, doc="data parallelism with parameters and optimizer state divided")
+    tensor: int = chz.field(default=1, doc="tensor parallelism: heads, hidden units and vocabulary divided")
+    layout: Literal["jit", "pmap"] = chz.field(default="jit", doc="jit over the mesh, or pmap (data parallel only)")
+    rules: Rules = chz.field(default_factory=Rules, doc="logical axis to mesh axis")
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """The mesh over all devices of all processes. Raises UserError where the shape does not fit them."""
+    shape = {"data": config.data, "fsdp": config.fsdp, "tensor": config.tensor}
+    devices, free = jax.device_count(), [name for name, size in shape.items() if size == -1]
+    text = ", ".join(f"mesh.{name}={size}" for name, size in shape.items())
+    if len(free) > 1 or any(size < 1 and size != -1 for size in shape.values()):
+        raise UserError(f"{text}: sizes are positive, and one at most is -1 (the rest of the devices)")
+    fixed = int(np.prod([size for size in shape.values() if size != -1]))
+    if devices % fixed or (not free and fixed != devices):
+        raise UserError(
+            f"{text} wants {'a multiple of ' if free else ''}{fixed} devices and there are {devices}: "
+            "change a size, or leave one of them -1 to take what is there"
+        )
+    for name in free:
+        shape[name] = devices // fixed
+    if config.layout == "pmap" and shape["data"] != devices:
+        raise UserError(f"mesh.layout=pmap is data parallel only, so mesh.data must be {devices} and not {shape}")
+    return jax.make_mesh(tuple(shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts the rows of a batch are divided."""
+    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+
+
+# --- activations: a model names their axes, the step that is being compiled says what the names mean ---
+
+_active: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextVar("active mesh", default=None)
+
+
+@contextlib.contextmanager
+def use(mesh: Mesh, rules: Rules):
+    """Within it, `constrain` and `per_row` refer to this mesh. Compiled steps trace under it."""
+    token = _active.set((mesh, rules))
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def constrain(x: Array, *names: str) -> Array:
+    """Asks that activation x, whose axes are `names`, be divided as the rules say. Does nothing outside `use`."""
+    active = _active.get()
+    if active is None or active[0].size == 1:
+        return x
+    mesh, rules = active
+    spec = PartitionSpec(*(rules.axis(name) for name in names))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def per_row(function: Callable[..., PyTree], *rows: PyTree) -> PyTree:
+    """function(*rows), where every leaf has a leading batch axis and rows do not touch each other.
+
+    On a mesh each device runs it on its own rows: left to itself the partitioner gathers the batch for `top_k`.
+    """
+    active = _active.get()
+    if active is None or active[0].size == 1:
+        return function(*rows)
+    spec = PartitionSpec(BATCH_AXES)
+    return jax.shard_map(function, mesh=active[0], in_specs=spec, out_specs=spec)(*rows)
+
+
+# --- state ---
+
+
+def _path(path) -> str:
+    return ".".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def state_shardings(state: PyTree, names: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
+    """A NamedSharding for each leaf of an abstract TrainState.
+
+    names: the tree of `params` with a tuple of logical axes at each leaf. Leaves elsewhere (moments, averages) that
+    end in the path of a parameter and have its shape are divided like it; all others are replicated.
+    Raises UserError, naming leaf and axis, where a size does not divide.
+    """
+    is_names = lambda x: isinstance(x, tuple) and all(isinstance(name, str | None) for name in x)
+    by_path = {_path(p): spec for p, spec in jax.tree_util.tree_flatten_with_path(names, is_leaf=is_names)[0]}
+    shapes = {_path(p): leaf.shape for p, leaf in jax.tree_util.tree_flatten_with_path(state.params)[0]}
+
+    def sharding(path, leaf):
+        keys = _path(path).split(".")
+        for start in range(len(keys)):
+            name = ".".join(keys[start:])
+            if shapes.get(name) == leaf.shape:
+                return NamedSharding(mesh, _spec(name, leaf.shape, by_path[name], mesh, rules))
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def _spec(path: str, shape: Sequence[int], names: Sequence[str | None], mesh: Mesh, rules: Rules) -> PartitionSpec:
+    axes = [rules.axis(name) if name else None for name in names]
+    for size, name, axis in zip(shape, names, axes, strict=True):
+        if axis is not None and size % mesh.shape[axis]:
+            raise UserError(
+                f"parameter {path} has {size} along '{name}', which mesh.{axis}={mesh.shape[axis]} does not divide: "
+                f"choose another mesh.{axis}, or leave the axis whole with mesh.rules.{name}=None"
+            )
+    return PartitionSpec(*axes)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+# --- steps ---
+
+
+class CompiledStep:
+    """A step(state, batch) compiled for a mesh.
+
+    place(batch): starts the transfer of a host batch, numpy arrays with this process's rows of the global batch.
+    Calling it with (state, placed batch) runs the step. lower(state, batch): for analysis, compiles nothing.
+    """
+
+    def __init__(self, function: Callable, place: Callable[[dict], Batch]):
+        self._function, self.place, self.lower = function, place, getattr(function, "lower", None)
+
+    def __call__(self, state: PyTree, batch: Batch) -> PyTree:
+        return self._function(state, batch)
+
+
+def compile_step(
+    step: Callable, mesh: Mesh, rules: Rules, shardings: PyTree, *, layout: str = "jit", updates: bool = True
+) -> CompiledStep:
+    """Compiles a pure step(state, batch, axis=None | 'data'); given an axis it sums over it itself (pmap).
+
+    shardings: of the state. updates: the step returns (state, metrics) and the old state is given up; otherwise it
+    returns metrics alone, replicated.
+    """
+    donate = (0,) if updates else ()
+    if layout == "pmap":
+        devices = jax.local_device_count()
+        function = functools.partial(step, axis="data")
+        function = jax.pmap(function, axis_name="data", in_axes=(None, 0), out_axes=None, donate_argnums=donate)
+        return CompiledStep(
+            function, lambda batch: {k: np.reshape(v, (devices, -1) + v.shape[1:]) for k, v in batch.items()}
+        )
+
+    def traced(state, batch):
+        with use(mesh, rules):
+            return step(state, batch)
+
+    replicated, rows = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
+    out = (shardings, replicated) if updates else replicated
+    function = jax.jit(traced, in_shardings=(shardings, rows), out_shardings=out, donate_argnums=donate)
+    return CompiledStep(
+        function, lambda batch: {k: jax.make_array_from_process_local_data(rows, v) for k, v in batch.items()}
+    )
