@@ -1,0 +1,372 @@
+"""Checkpoints of a run, written by Orbax in the background and proven whole before they are used.
+
+    workdir/config.json                the experiment that owns the workdir (`check_workdir`)
+    workdir/checkpoints/1000/          a committed step: Orbax's arrays, config.json, metrics.json, manifest.json
+    workdir/checkpoints/1000.damaged/  a step that failed its manifest, kept aside
+
+Orbax restores a flipped bit silently and a truncated file with any of a dozen exceptions; so manifest.json holds the
+size and SHA-256 of every other file. It is written before Orbax's atomic rename, hence a step directory either has
+everything or is a temporary that nobody reads: a kill at any moment leaves the earlier steps good.
+
+On disk a state is a nested dict of arrays, keyed by the names on the path to each leaf. None and empty dicts hold no
+array: they come back from the tree that the caller restores into.
+"""
+
+import concurrent.futures
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from flax import traverse_util
+from jax.experimental import multihost_utils
+
+from ptjax import config as config_lib
+from ptjax.config import Config, UserError
+
+PyTree = Any
+MANIFEST, CONFIG, METRICS = "manifest.json", "config.json", "metrics.json"
+_DAMAGED, _DELETING, _TEMPORARY, _TIMES = ".damaged", ".deleting", ".orbax-checkpoint-tmp", "_CHECKPOINT_METADATA"
+
+
+class Checkpoints:
+    """The checkpoints in one folder. With many processes, all call every method; the first one writes what is shared."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        keep: int = 3,
+        best: str | None = None,
+        asynchronous: bool = True,
+        on_event: Callable[[str], None] = print,
+    ):
+        """
+        Args:
+          folder: made when the first step is saved.
+          keep: how many of the latest steps are kept.
+          best: a metric of `save`; the step where it is lowest is kept too.
+          asynchronous: whether `save` returns while files are being written.
+          on_event: told about damaged steps, in one line each.
+        """
+        self.folder = Path(folder).absolute()
+        self.keep, self.best, self.asynchronous, self._on_event = keep, best, asynchronous, on_event
+        self._saving: tuple[int, str, dict] | None = None
+        self._is_clean = False
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.PyTreeCheckpointHandler(),
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._before_commit),
+        )
+
+    def save(self, step: int, state: PyTree, *, config_json: str, metrics: dict[str, float] | None = None) -> None:
+        """Saves `state` (any pytree of jax.Arrays) as `step`; a step that is there already stays as it is.
+
+        Returns when the state has been copied, so that its buffers may be donated. Failures of the background part,
+        a full disk for one, come from the next call.
+
+        Raises:
+          UserError: no space, no permission.
+        """
+        with _disk_errors(self.folder):
+            self._finish()
+            if _agree(step in self.steps()):
+                return
+            if _is_primary():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if not self._is_clean:
+                    self._remove_leftovers()
+                    self._is_clean = True
+            self._saving = (step, config_json, metrics or {})
+            # force: a directory of this step without a manifest is worth nothing.
+            self._orbax.save(self.folder / str(step), args=ocp.args.PyTreeSave(_to_disk(state)), force=True)
+            if not self.asynchronous:
+                self._finish()
+
+    def wait(self) -> None:
+        """Returns when the last save is committed; raises UserError when it failed for want of space or permission."""
+        with _disk_errors(self.folder):
+            self._finish()
+
+    def close(self) -> None:
+        self.wait()
+        self._orbax.close()
+
+    def steps(self) -> list[int]:
+        """Committed steps, in order."""
+        return [step for step in _numbered(self.folder) if (self.folder / str(step) / MANIFEST).is_file()]
+
+    def restore(self, abstract: PyTree, step: int | None = None) -> tuple[PyTree, int] | None:
+        """The state of `step`, or of the last good step; None where nothing has been saved.
+
+        Damaged steps that are newer than the one used are reported and set aside (N.damaged).
+
+        Args:
+          abstract: the tree to fill; leaves have shape, dtype and sharding (the mesh may differ from the saved one).
+
+        Raises:
+          UserError: `step` is missing or damaged; every step is damaged; the state is of another model.
+        """
+        self._finish()
+        good, damaged = _find_good(self.folder, step)
+        if good is None:
+            return None
+        for other, problem in damaged.items():
+            self._on_event(f"Checkpoint {self.folder / str(other)} is damaged ({problem}); set aside, using step {good}.")
+            aside = self.folder / f"{other}{_DAMAGED}"
+            if _is_primary():
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.folder / str(other)).rename(aside)
+        return _read(self.folder / str(good), abstract), good
+
+    def _finish(self) -> None:
+        """Ends the save in flight, then drops the steps that are no longer kept."""
+        self._orbax.wait_until_finished()
+        self._saving = None
+        if _is_primary():
+            steps = self.steps()
+            for step in set(steps) - set(steps[-self.keep :]) - {self._best_step(steps)}:
+                # Renamed first: a kill while deleting must not leave a step that looks damaged.
+                aside = (self.folder / str(step)).rename(self.folder / f"{step}{_DELETING}")
+                shutil.rmtree(aside)
+
+    def _best_step(self, steps: Sequence[int]) -> int | None:
+        scores = {}
+        for step in steps if self.best else ():
+            with contextlib.suppress(OSError, ValueError):
+                score = json.loads((self.folder / str(step) / METRICS).read_text()).get(self.best)
+                if score is not None and math.isfinite(score):
+                    scores[step] = score
+        return min(scores, key=scores.get, default=None)
+
+    def _remove_leftovers(self) -> None:
+        for path in self.folder.iterdir():
+            if path.name.endswith(_DELETING) or _TEMPORARY in path.name:
+                shutil.rmtree(path)
+
+    def _before_commit(self) -> None:
+        """Orbax calls this on the first process when all arrays are written, before the directory gets its name."""
+        step, config_json, metrics = self._saving
+        (folder,) = self.folder.glob(f"{step}{_TEMPORARY}*")
+        (folder / CONFIG).write_text(config_json)
+        (folder / METRICS).write_text(json.dumps(metrics))
+        # Orbax writes its time of commit into _TIMES after this; nothing here reads that file.
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != _TIMES]
+        hashes = _sha256(files)
+        manifest = {
+            path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256}
+            for path, sha256 in zip(files, hashes)
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def restore_params(
+    folder: str | Path,
+    abstract_params: PyTree,
+    step: int | None = None,
+    only: Sequence[str] = ("body",),
+    on_event: Callable[[str], None] = print,
+) -> PyTree:
+    """The parts `only` of the parameters saved in `folder`, for fine-tuning or evaluation; changes nothing there.
+
+    Args:
+      folder: of `Checkpoints`.
+      abstract_params: nested dict with at least the parts; leaves have shape, dtype and sharding.
+      step: None for the last good one.
+
+    Raises:
+      UserError: no checkpoint, damage, leaves that are not those of `abstract_params`.
+    """
+    folder = Path(folder).absolute()
+    good, damaged = _find_good(folder, step)
+    if good is None:
+        raise UserError(f"There is no checkpoint in {folder}.")
+    for other, problem in damaged.items():
+        on_event(f"Checkpoint {folder / str(other)} is damaged ({problem}); using step {good}.")
+    parts = {part: abstract_params[part] for part in only}
+    return _read(folder / str(good), {"params": parts}, partial=True)["params"]
+
+
+# Workdirs.
+
+# What may differ when a run resumes: how long, on what and how it is watched. The rest decides what is learned.
+MAY_CHANGE = ("steps", "mesh", "logging", "checkpoint", "evaluation")
+
+
+def read_config(workdir: str | Path) -> str:
+    """The JSON of the experiment that owns `workdir`, for `config.from_json`."""
+    path = Path(workdir) / CONFIG
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise UserError(f"{workdir} is not the workdir of a run: cannot read {path} ({error.strerror}).") from None
+
+
+def check_workdir(workdir: str | Path, config: Config) -> None:
+    """Makes `workdir` the home of `config`: writes config.json there, or checks that the one there is the same.
+
+    Raises:
+      UserError: the workdir belongs to another experiment (the message lists the fields that differ); not writable.
+    """
+    workdir = Path(workdir)
+    with _disk_errors(workdir):
+        if _is_primary():
+            workdir.mkdir(parents=True, exist_ok=True)
+        if (workdir / CONFIG).exists():
+            owner = config_lib.from_json(read_config(workdir))
+            rows = [row for row in config_lib.differences(owner, config) if row[0].split(".")[0] not in MAY_CHANGE]
+            if rows:
+                listed = "\n".join(f"  {key}: {there} there, {here} here" for key, there, here in rows)
+                raise UserError(
+                    f"{workdir} holds another experiment:\n{listed}\n"
+                    "Use another --workdir, or the same values to go on with that run."
+                )
+        if _is_primary():
+            text = config_lib.to_json(config)
+            temporary = workdir / f"{CONFIG}.tmp"
+            temporary.write_text(text)
+            temporary.replace(workdir / CONFIG)
+
+
+# Reading.
+
+
+def _numbered(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+
+
+def _find_good(folder: Path, step: int | None) -> tuple[int | None, dict[int, str]]:
+    """(`step` or the last step that agrees with its manifest, what is wrong with each newer one)."""
+    found = _numbered(folder)
+    if step is not None and step not in found:
+        known = ", ".join(map(str, found)) or "none"
+        raise UserError(f"There is no checkpoint of step {step} in {folder}; there are: {known}.")
+    damaged, good = {}, None
+    if _is_primary():
+        for candidate in reversed(found if step is None else [step]):
+            problem = _find_damage(folder / str(candidate))
+            if problem is None:
+                good = candidate
+                break
+            damaged[candidate] = problem
+    good = _agree(-1 if good is None else good)
+    if good >= 0:
+        return good, damaged
+    if not found:
+        return None, {}
+    listed = "; ".join(f"step {step}: {problem}" for step, problem in damaged.items())
+    others = [other for other in found if other not in damaged]
+    hint = f"others there: {', '.join(map(str, others))}" if others else f"to start over, move {folder} away"
+    raise UserError(f"No good checkpoint in {folder} ({listed}); {hint}.")
+
+
+def _find_damage(folder: Path) -> str | None:
+    """What differs from the manifest, or None. Sizes come first: they are cheap."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        expected = {folder / name: (entry["size"], entry["sha256"]) for name, entry in manifest.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is missing or unreadable"
+    for path, (size, _) in expected.items():
+        if not path.is_file():
+            return f"{path.relative_to(folder)} is missing"
+        if path.stat().st_size != size:
+            return f"{path.relative_to(folder)} has {path.stat().st_size} bytes instead of {size}"
+    for path, sha256 in zip(expected, _sha256(expected)):
+        if sha256 != expected[path][1]:
+            return f"the contents of {path.relative_to(folder)} have changed"
+    return None
+
+
+def _sha256(paths) -> list[str]:
+    def digest(path):
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        return list(pool.map(digest, paths))
+
+
+def _read(folder: Path, abstract: PyTree, partial: bool = False) -> PyTree:
+    """The arrays of `abstract` from one step; `partial`: the step may hold more."""
+    wanted = _leaves(abstract)
+    orbax = ocp.PyTreeCheckpointHandler()
+    saved = traverse_util.flatten_dict(orbax.metadata(epath.Path(folder)).tree, sep="/")
+    _check_leaves(folder, saved, wanted, partial)
+    target = traverse_util.unflatten_dict(
+        {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x)) for name, x in wanted.items()}, sep="/"
+    )
+    args = ocp.args.PyTreeRestore(
+        item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=partial
+    )
+    restored = traverse_util.flatten_dict(orbax.restore(epath.Path(folder), args=args), sep="/")
+    for name in wanted:
+        # A partial restore returns the ShapeDtypeStruct of a leaf that is not there.
+        assert isinstance(restored[name], jax.Array), name
+    return jax.tree.unflatten(jax.tree.structure(abstract), [restored[name] for name in wanted])
+
+
+def _check_leaves(folder: Path, saved: dict, wanted: dict, partial: bool) -> None:
+    show = lambda x: f"{np.dtype(x.dtype).name}{list(x.shape)}"  # noqa: E731
+    rows = [f"{name}: missing there, {show(x)} here" for name, x in wanted.items() if name not in saved]
+    if not partial:
+        rows += [f"{name}: {show(x)} there, missing here" for name, x in saved.items() if name not in wanted]
+    for name in wanted:
+        if name in saved and show(saved[name]) != show(wanted[name]):
+            rows.append(f"{name}: {show(saved[name])} there, {show(wanted[name])} here")
+    if rows:
+        more = [f"and {len(rows) - 12} more"] if len(rows) > 12 else []
+        listed = "\n".join(f"  {row}" for row in rows[:12] + more)
+        raise UserError(f"The checkpoint {folder} is of another model. Leaves that differ:\n{listed}")
+
+
+def _sharding(x) -> jax.sharding.Sharding:
+    return getattr(x, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+def _leaves(tree: PyTree) -> dict[str, Any]:
+    """Path, as in "opt_state/1/mu/body/embed/tokens", to leaf."""
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+
+
+def _to_disk(tree: PyTree) -> dict[str, Any]:
+    return traverse_util.unflatten_dict(_leaves(tree), sep="/")
+
+
+# Processes and errors.
+
+
+def _is_primary() -> bool:
+    return jax.process_index() == 0
+
+
+def _agree(value: int) -> int:
+    """The first process's value, everywhere: file systems may show the others an older folder."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value))) if jax.process_count() > 1 else int(value)
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: Path):
+    """Turns a disk that cannot be written into a UserError. TensorStore hides the errno in a ValueError's text."""
+    codes = [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST]
+    reasons = {code: errno.errorcode[code] for code in codes}
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        known = getattr(error, "errno", None) in reasons or any(name in str(error) for name in reasons.values())
+        if not known:
+            raise
+        raise UserError(
+            f"Cannot write to {folder}: {error}. Steps saved before are intact; free some space or mend the "
+            "permissions and run the same command again, or choose another --workdir."
+        ) from error
