@@ -1,0 +1,96 @@
+"""What an objective is: it poses a question about a batch, names its heads, and scores the answer."""
+
+import dataclasses
+
+import chz
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ptjax.config import Config
+from ptjax.data.tokenizers import VocabSpec
+from ptjax.models.base import TextModelConfig
+from ptjax.objectives.cross_entropy import TokenScores
+from ptjax.types import Array, Batch, Losses, Mask, Metrics, PyTree, TextInput
+
+
+@dataclasses.dataclass(frozen=True)
+class StepContext:
+    """What a loss may know of the step. dropout: a random key, or None outside training."""
+
+    vocab: VocabSpec
+    dropout: Array | None = None
+
+    @property
+    def train(self) -> bool:
+        return self.dropout is not None
+
+    @property
+    def rngs(self) -> dict[str, Array]:
+        return {} if self.dropout is None else {"dropout": self.dropout}
+
+
+@chz.chz
+class Objective(Config):
+    """Base of every objective. Fields are its hyper-parameters; methods are pure.
+
+    A new objective gives `corrupt` (where it changes the batch), `weights`, `net`, `losses` and `predicted`.
+    """
+
+    def corrupt(self, batch: Batch, keys: Array, vocab: VocabSpec) -> Batch:
+        """Poses the question, without parameters. keys: [B], one random key an example; rows must not touch each
+        other. Adds arrays to the batch or replaces some; `tokens` stays what the body is to read."""
+        return batch
+
+    def weights(self, batch: Batch, vocab: VocabSpec) -> dict[str, Array]:
+        """What each term of the loss is divided by, as f32[] sums over this (corrupted) batch."""
+        raise NotImplementedError
+
+    def coefficients(self) -> dict[str, float]:
+        """The factor of each term in what is minimised; 1 for a term that is not named."""
+        return {}
+
+    def net(self, body: TextModelConfig, vocab: VocabSpec):
+        """The body under this objective's heads: something with `init` and `apply`."""
+        raise NotImplementedError
+
+    def losses(self, net, variables: PyTree, batch: Batch, context: StepContext) -> Losses:
+        """Each term as a sum over this microbatch's examples, with metrics."""
+        raise NotImplementedError
+
+    def predicted(self, length: int) -> int:
+        """Positions of a row of `length` that reach the vocabulary projection."""
+        raise NotImplementedError
+
+
+def segments_of(tokens_BL: Array, vocab: VocabSpec) -> Array:
+    """i32[B, L]: the number of each token's document in its packed row, from the boundary token."""
+    boundary_BL = (tokens_BL == vocab.boundary_id).astype(jnp.int32)
+    count_BL = jnp.cumsum(boundary_BL, axis=1)
+    # A boundary at the end of a document still belongs to it; one at the beginning belongs to what follows.
+    return count_BL - boundary_BL if vocab.boundary_side == "end" else count_BL
+
+
+def packed_input(tokens_BL: Array, segments_BL: Array, vocab: VocabSpec, *, causal: bool) -> TextInput:
+    """A packed row as the body reads it: attention stays within a document and positions restart with each."""
+    index_L = jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)
+    begins_BL = jnp.concatenate(
+        [jnp.ones_like(segments_BL[:, :1], bool), segments_BL[:, 1:] != segments_BL[:, :-1]], axis=1
+    )
+    start_BL = jax.lax.cummax(jnp.where(begins_BL, index_L, 0), axis=1)
+    mask = Mask(causal=causal, valid=tokens_BL != vocab.pad_id, segments=segments_BL)
+    return TextInput(tokens_BL, index_L - start_BL, mask)
+
+
+def token_metrics(scores: TokenScores, labels_N: Array, weights_N: Array, vocab: VocabSpec) -> Metrics:
+    """Accuracy, negative log-likelihood in nats a token, and bits a byte of the predicted text.
+
+    Bits a byte does not depend on the tokenizer: bits of the predicted tokens over the UTF-8 bytes they stand for.
+    """
+    nll, weight = jnp.sum(scores.nll * weights_N), jnp.sum(weights_N)
+    size_N = jnp.asarray(vocab.piece_bytes, jnp.float32)[labels_N]
+    return {
+        "accuracy": (jnp.sum(scores.correct * weights_N), weight),
+        "nll": (nll, weight),
+        "bits_per_byte": (nll / np.log(2), jnp.sum(size_N * weights_N)),
+    }
