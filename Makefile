@@ -1,0 +1,49 @@
+# make pretrain   installs into .venv and pre-trains a small BERT on the Python standard library (main job)
+# make test       the same .venv with test extras, whole suite; ARGS="tests/test_config.py -k hostile" picks some
+# make clean      removes .venv and the main job's run
+# PYTHON=python3.12 chooses the interpreter (3.11 or later).
+
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+.PHONY: help pretrain test clean python
+
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p $(NEW_ENOUGH) 2> /dev/null && echo $$p && break; done)
+VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print(*sys.version_info[:3], sep=".")' 2> /dev/null))
+VENV := .venv
+# One stamp a Python version and a set of extras: another PYTHON makes the environment anew.
+CREATED := $(VENV)/created-$(VERSION)
+WORKDIR := runs/mlm_stdlib
+
+help:
+	@sed -n '1,/^$$/s/^# //p' Makefile
+
+pretrain: $(VENV)/installed-plot-$(VERSION)
+	$(VENV)/bin/python -m experiments.pretrain --config=configs/mlm_stdlib.py --workdir=$(WORKDIR) $(ARGS)
+
+# Eight host devices, so that meshes can be tested without accelerators.
+test: $(VENV)/installed-plot-test-$(VERSION)
+	JAX_PLATFORMS=cpu XLA_FLAGS="--xla_force_host_platform_device_count=8 $$XLA_FLAGS" \
+		$(VENV)/bin/python -m pytest -n 2 $(ARGS)
+
+clean:
+	rm -rf $(VENV) $(WORKDIR) build *.egg-info
+
+python:
+	@$(or $(PYTHON),false) $(NEW_ENOUGH) || { \
+		echo "ptjax needs Python 3.11 or later, but $(or $(PYTHON),python3) is not. Say where one is: make PYTHON=/path/to/python3.12"; \
+		exit 2; }
+
+$(CREATED): | python
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
+	touch $@
+
+$(VENV)/installed-%-$(VERSION): setup.cfg pyproject.toml $(CREATED)
+	@echo "Installing ptjax and what it needs into $(VENV) (a few minutes) ..."
+	$(VENV)/bin/python -m pip install --quiet --editable '.[$(subst -,$(comma),$*)]'
+	touch $@
+
+comma := ,
