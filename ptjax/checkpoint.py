@@ -17,7 +17,10 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import math
+import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,7 +63,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self.keep, self.best, self.asynchronous, self._on_event = keep, best, asynchronous, on_event
         self._saving: tuple[int, str, dict] | None = None
-        self._is_clean = False
+        logging.getLogger("absl").addFilter(_is_not_raised_anyway)
         self._orbax = ocp.AsyncCheckpointer(
             ocp.PyTreeCheckpointHandler(),
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._before_commit),
@@ -81,9 +84,7 @@ class Checkpoints:
                 return
             if _is_primary():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                if not self._is_clean:
-                    self._remove_leftovers()
-                    self._is_clean = True
+                self._remove_leftovers()
             self._saving = (step, config_json, metrics or {})
             # force: a directory of this step without a manifest is worth nothing.
             self._orbax.save(self.folder / str(step), args=ocp.args.PyTreeSave(_to_disk(state)), force=True)
@@ -147,6 +148,7 @@ class Checkpoints:
         return min(scores, key=scores.get, default=None)
 
     def _remove_leftovers(self) -> None:
+        """Of a kill or a full disk."""
         for path in self.folder.iterdir():
             if path.name.endswith(_DELETING) or _TEMPORARY in path.name:
                 shutil.rmtree(path)
@@ -355,18 +357,28 @@ def _agree(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value))) if jax.process_count() > 1 else int(value)
 
 
+_DISK_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+}
+
+
 @contextlib.contextmanager
 def _disk_errors(folder: Path):
-    """Turns a disk that cannot be written into a UserError. TensorStore hides the errno in a ValueError's text."""
-    codes = [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST]
-    reasons = {code: errno.errorcode[code] for code in codes}
+    """Turns a disk that cannot be written into a UserError. TensorStore has the errno in a ValueError's text."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
-        known = getattr(error, "errno", None) in reasons or any(name in str(error) for name in reasons.values())
-        if not known:
+    except (OSError, ValueError) as error:
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        code = int(found[1]) if found else getattr(error, "errno", None)
+        if code not in _DISK_ERRORS:
             raise
         raise UserError(
-            f"Cannot write to {folder}: {error}. Steps saved before are intact; free some space or mend the "
+            f"Cannot write to {folder}: {os.strerror(code)}. What was saved before is intact; free space or mend the "
             "permissions and run the same command again, or choose another --workdir."
         ) from error
+
+
+def _is_not_raised_anyway(record: logging.LogRecord) -> bool:
+    """Orbax logs pages of traceback for an error that it raises too."""
+    return not any(text in record.getMessage() for text in ("Handler Commit operations", "_SignalingThread.run()"))
