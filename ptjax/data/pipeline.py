@@ -1,21 +1,35 @@
-"""Batches of token rows as a pure function of (seed, step), from a prepared corpus."""
+"""Batches of token rows as a pure function of (seed, step), from a prepared corpus.
 
+The tokens of a split are one stream, kept in blocks. A *row* is `length` tokens of it, a *unit* the shortest piece of it
+that is whole rows and whole blocks. An epoch is a permutation of the rows: the units are permuted over the whole split,
+then the rows within each window of successive units. Both permutations are computed from an index (Grain's
+`index_shuffle`), so any step can be had at once, and reading stays local enough to read each block about once.
+"""
+
+import collections
 import dataclasses
+import hashlib
+import json
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import chz
 import numpy as np
 
-from ptjax.config import Config
-from ptjax.data.prepare import Corpus
-from ptjax.data.tokenizers import Tokenizer, VocabSpec
+from ptjax.config import Config, UserError
+from ptjax.data.manifest import Manifest
+from ptjax.data.prepare import METADATA, SHARD, TOKENIZER, Corpus, check_inputs, record_header
+from ptjax.data.tokenizers import Tokenizer
+
+Batch = dict[str, np.ndarray]
 
 
 @chz.chz
 class Data(Config):
-    """What a run reads: a prepared corpus cut in rows of `length` tokens."""
+    """What a run reads: a prepared corpus, cut in rows."""
 
-    corpus: Corpus
+    corpus: Corpus = chz.field(doc="the prepared corpus")
     length: int = chz.field(default=128, doc="tokens a row: divides the corpus's block, or is a multiple of it")
     batch_size: int = chz.field(default=64, doc="rows a step, over all processes")
     window: int = chz.field(default=256, doc="blocks whose rows are shuffled together")
@@ -31,32 +45,216 @@ class Shard:
 
 
 class Pipeline:
-    """An open split. `shuffle` goes on for ever, epoch after epoch; without it, one sequential pass, whose last batch is
-    filled up with rows of pad tokens and index -1.
+    """An open split of a prepared corpus.
+
+    With `shuffle` it goes on for ever, epoch after epoch, each in another order. Without, it is one sequential pass in
+    which each row comes once; the last batch is filled up with rows of pad tokens and index -1.
+
+    Opening checks that every file is there in the size that was written, and that the tokenizer is the data's.
 
     Attributes:
-        vocab: VocabSpec; tokenizer: Tokenizer; rows: rows in the split; batch_size, length: of a global batch;
-        steps_per_epoch: batches that cover the split once, rounded up; fingerprint: hash of data and tokenizer.
+        vocab, tokenizer: of the corpus.
+        metadata: contents of its metadata.json.
+        rows: rows in the split. The last one may be short, then filled up with pad tokens; no other row contains any.
+        batch_size: rows of a global batch.
+        length: tokens of a row.
+        steps_per_epoch: batches that cover the split once, rounded up.
+        fingerprint: hash of data, tokenizer, split and length: what index i of this split means.
+
+    Raises:
+        UserError: not prepared, prepared from other inputs, damaged; a length that does not fit the blocks.
     """
 
-    vocab: VocabSpec
-    tokenizer: Tokenizer
-    rows: int
-    batch_size: int
-    length: int
-    steps_per_epoch: int
-    fingerprint: str
-
     def __init__(self, data: Data, split: str = "train", *, seed: int = 0, shuffle: bool = True):
-        raise NotImplementedError
+        self.data, self.split, self.seed, self.shuffle = data, split, seed, shuffle
+        folder = Path(data.corpus.path).expanduser()
+        manifest = Manifest.load(folder)
+        if manifest is None or not manifest.complete:
+            raise UserError(f"{folder} {'holds no prepared corpus' if manifest is None else 'is prepared only in part'}: "
+                            "run `python -m experiments.prepare` with the same --config")
+        if data.corpus.source is not None:
+            check_inputs(manifest, data.corpus.inputs(), folder)
+        manifest.check(folder)
+        self.metadata = json.loads((folder / METADATA).read_text())
+        self.tokenizer = Tokenizer(folder / TOKENIZER, self.metadata["boundary_side"])
+        if self.tokenizer.hash != self.metadata["tokenizer"]["sha256"]:
+            raise UserError(f"{self.tokenizer.path} is not the tokenizer that the data set in {folder} was encoded with: "
+                            f"restore it, or delete {folder} and prepare it again")
+        self.vocab = self.tokenizer.vocab
+        if split not in self.metadata["splits"]:
+            raise UserError(f"{folder} has no split {split!r}, only {', '.join(self.metadata['splits'])}: "
+                            "prepare it with validation_fraction above 0 or a validation source")
 
-    def iterate(self, start: int, stop: int | None = None, shard: Shard = Shard(),
-                workers: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        """The batches of steps start to stop - 1, read ahead."""
-        raise NotImplementedError
+        self.length, self.batch_size = data.length, data.batch_size
+        self.block = self.metadata["block"]
+        tokens = self.metadata["splits"][split]["tokens"]
+        self.rows = -(-tokens // self.length) if self.length > 0 else 0
+        self.steps_per_epoch = -(-self.rows // self.batch_size) if self.batch_size > 0 else 0
+        _check_sizes(self, tokens)
+        self.unit_rows = max(self.block // self.length, 1)  # rows of a unit
+        self.unit_blocks = max(self.length // self.block, 1)  # blocks of a unit
+        self.units = tokens // (self.unit_rows * self.length)  # whole units; the rest of the rows are the tail
+        self.window_units = max(data.window // self.unit_blocks, 1)
+        self.fingerprint = hashlib.sha256(f"{manifest.fingerprint()} {split} {self.length}".encode()).hexdigest()
+
+        shards = self.metadata["splits"][split]["shard_blocks"]
+        self._paths = [str(folder / SHARD.format(split=split, index=i)) for i in range(len(shards))]
+        self._open()
+
+    def _open(self) -> None:
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        dtype = np.dtype(self.metadata["dtype"])
+        self._records = _Blocks(ArrayRecordDataSource(self._paths), self.block, dtype, capacity=2 * self.data.window)
+
+    def __reduce__(self):
+        return _reopen, (self.data, self.split, self.seed, self.shuffle)
+
+    def row_ids(self, start: int, stop: int) -> np.ndarray:
+        """int32[stop - start]: rows of the split at these positions, counted over all epochs; -1 behind the end of an
+        unshuffled pass."""
+        if not self.shuffle:
+            positions = np.arange(start, stop)
+            return np.where(positions < self.rows, positions, -1).astype(np.int32)
+        from grain.experimental import index_shuffle
+
+        rows = np.empty(stop - start, np.int32)
+        for i in range(stop - start):
+            epoch, position = divmod(start + i, self.rows)
+            # The last window also takes the tail, and whatever is too little for a window of its own.
+            windows = max(self.units // self.window_units, 1)
+            window = min(position // (self.window_units * self.unit_rows), windows - 1)
+            first = window * self.window_units * self.unit_rows
+            last = (self.rows if window == windows - 1 else first + self.window_units * self.unit_rows) - 1
+            place = first + index_shuffle(position - first, last - first, _seed(self.seed, epoch, window + 1), 4)
+            unit, row = divmod(place, self.unit_rows)
+            if unit < self.units:
+                place = index_shuffle(unit, self.units - 1, _seed(self.seed, epoch, 0), 4) * self.unit_rows + row
+            rows[i] = place
+        return rows
+
+    def read_rows(self, rows: np.ndarray) -> np.ndarray:
+        """int32[b, L]: the tokens of these rows; pad tokens for row -1."""
+        tokens = np.full((len(rows), self.length), self.vocab.pad_id, np.int32)
+        real = np.flatnonzero(rows >= 0)
+        if self.length <= self.block:
+            blocks = self._records.get((rows[real] // self.unit_rows).tolist())
+            for i, block in zip(real, blocks):
+                start = rows[i] % self.unit_rows * self.length
+                tokens[i] = block[start:start + self.length]
+            return tokens
+        total = len(self._records)
+        wanted = [range(row * self.unit_blocks, min((row + 1) * self.unit_blocks, total)) for row in rows[real].tolist()]
+        blocks = iter(self._records.get([block for blocks in wanted for block in blocks]))
+        for i, row_blocks in zip(real, wanted):
+            for k in range(len(row_blocks)):
+                tokens[i, k * self.block:(k + 1) * self.block] = next(blocks)
+        return tokens
+
+    def iterate(self, start: int = 0, stop: int | None = None, shard: Shard = Shard(),
+                workers: int | None = None) -> Iterator[Batch]:
+        """The batches of steps start to stop - 1 (None: for ever, or to the end of the pass), read ahead.
+
+        The same as `batch_at`, in order. `workers` processes read them (None: `data.workers`); 0 means a thread.
+        """
+        import grain
+
+        if stop is None:
+            stop = 2**31 - 1 if self.shuffle else self.steps_per_epoch
+        batch_at(self, start, shard)  # a mistake shows here, not in another thread
+        workers = self.data.workers if workers is None else workers
+        steps = grain.MapDataset.range(start, stop).map(_Reader(self, shard))
+        if not workers:
+            return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():  # Grain's processes ask for flags, which only absl.app.run parses
+            flags.FLAGS.mark_as_parsed()
+        batches = steps.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        return iter(batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4)))
 
 
-def batch_at(pipeline: Pipeline, step: int, shard: Shard = Shard()) -> dict[str, np.ndarray]:
-    """The shard's rows of one global batch: 'index' int32[b], the row's number in the split (the same in every epoch),
-    and 'tokens' int32[b, L]."""
-    raise NotImplementedError
+def batch_at(pipeline: Pipeline, step: int, shard: Shard = Shard()) -> Batch:
+    """The shard's rows of the global batch of a step, a pure function of (the pipeline's seed, step).
+
+    Returns:
+        'index' int32[b], the row's number in the split, the same in every epoch (-1: a row that only fills up), and
+        'tokens' int32[b, L], with b = batch_size / shard.count.
+
+    Raises:
+        UserError: a batch size that is no multiple of the shards. IndexError: behind the end of an unshuffled pass.
+    """
+    size, rest = divmod(pipeline.batch_size, shard.count)
+    if rest:
+        raise UserError(f"batch_size={pipeline.batch_size} is not divisible by the {shard.count} processes that read it: "
+                        f"use {size * shard.count or shard.count} or {(size + 1) * shard.count}")
+    if step < 0 or not pipeline.shuffle and step >= pipeline.steps_per_epoch:
+        raise IndexError(f"step {step}: the pass over {pipeline.split} has {pipeline.steps_per_epoch} steps")
+    start = step * pipeline.batch_size + shard.index * size
+    rows = pipeline.row_ids(start, start + size)
+    return {"index": rows, "tokens": pipeline.read_rows(rows)}
+
+
+class _Reader:
+    """`batch_at` as something that travels to a worker process."""
+
+    def __init__(self, pipeline: Pipeline, shard: Shard):
+        self.pipeline, self.shard = pipeline, shard
+
+    def __call__(self, step: int) -> Batch:
+        return batch_at(self.pipeline, int(step), self.shard)
+
+
+class _Blocks:
+    """Blocks of a split by number, the latest kept, as the rows of a block are wanted at different times."""
+
+    def __init__(self, records, block: int, dtype: np.dtype, capacity: int):
+        self._records, self._dtype, self._capacity = records, dtype, capacity
+        self._header = record_header(block, dtype)
+        self._size = len(self._header) + block * dtype.itemsize
+        self._cache: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def get(self, numbers: list[int]) -> list[np.ndarray]:
+        with self._lock:
+            found = {n: self._cache[n] for n in set(numbers) if n in self._cache}
+            missing = sorted(set(numbers) - found.keys())
+            if missing:
+                for n, record in zip(missing, self._records.__getitems__(missing)):
+                    if len(record) != self._size or not record.startswith(self._header):
+                        raise UserError(f"record {n} of {self._records} is not a block of tokens: verify the folder with "
+                                        "`python -m experiments.prepare --verify`")
+                    found[n] = np.frombuffer(record, self._dtype, offset=len(self._header))
+            for n in found:
+                self._cache[n] = found[n]
+                self._cache.move_to_end(n)
+            while len(self._cache) > self._capacity:
+                self._cache.popitem(last=False)
+        return [found[n] for n in numbers]
+
+
+def _reopen(data: Data, split: str, seed: int, shuffle: bool) -> Pipeline:
+    return Pipeline(data, split, seed=seed, shuffle=shuffle)
+
+
+def _seed(*numbers: int) -> int:
+    """A 32-bit seed from (seed, epoch, window), as `index_shuffle` takes it."""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=4).digest(), "big")
+
+
+def _check_sizes(pipeline: Pipeline, tokens: int) -> None:
+    length, block = pipeline.length, pipeline.block
+    if length < 1 or (block % length and length % block):
+        good = [n for n in range(1, block + 1) if block % n == 0] + [block * k for k in range(2, max(length, 1) // block + 2)]
+        near = sorted(sorted(good, key=lambda n: abs(n - length))[:3])
+        raise UserError(f"length={length} does not fit blocks of {block} tokens: it has to divide {block} or be a multiple "
+                        f"of it; near it are {', '.join(map(str, near))}")
+    if pipeline.batch_size < 1:
+        raise UserError(f"batch_size={pipeline.batch_size}: at least 1")
+    if pipeline.data.window < 1:
+        raise UserError(f"window={pipeline.data.window}: at least 1 block")
+    if tokens == 0:
+        raise UserError(f"the split {pipeline.split!r} of {pipeline.data.corpus.path} is empty")

@@ -1,10 +1,38 @@
-"""From a text source to a prepared corpus: SentencePiece model, TFDS data set of token blocks, metadata, manifest."""
+"""From a text source to a prepared corpus: SentencePiece model, TFDS data set of token blocks, metadata, manifest.
+
+Text is encoded by threads (SentencePiece leaves Python's lock alone) in batches whose limits depend on the text only,
+and written in order; so any number of threads, and any number of kills and resumptions, give the same bytes.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import heapq
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import chz
+import numpy as np
 
-from ptjax.config import Config
-from ptjax.data.sources import Source
-from ptjax.data.tokenizers import SentencePiece, Side
+import ptjax
+from ptjax.config import Config, UserError, to_json
+from ptjax.data.manifest import Manifest
+from ptjax.data.sources import Document, Source
+from ptjax.data.tokenizers import SentencePiece, Side, Tokenizer
+
+TOKENIZER, METADATA = "tokenizer.model", "metadata.json"
+SHARD = "tokens-{split}.array_record-{index:05d}"
+_SHARD_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"  # the same, as TFDS writes it
+_SEGMENT = 1 << 15  # characters encoded at a time: SentencePiece slows down on longer texts
+_BATCH = 1 << 20  # characters that a thread takes at a time
+_CHUNK = 1 << 16  # characters: grain of the tokenizer's training sample
 
 
 @chz.chz
@@ -12,16 +40,342 @@ class Corpus(Config):
     """A prepared text corpus: the folder, and what it is made of."""
 
     path: str = chz.field(doc="folder of the prepared corpus; `python -m experiments.prepare` writes it")
-    source: Source = chz.field(meta_factory=chz.factories.subclass(Source), doc="documents to train on")
+    source: Source | None = chz.field(
+        default=None, meta_factory=chz.factories.subclass(Source),
+        doc="documents to train on; None reads a folder that is prepared already, whatever it was made from")
     validation: Source | None = chz.field(
         default=None, meta_factory=chz.factories.subclass(Source),
         doc="documents to validate on; None holds out validation_fraction of the source")
-    validation_fraction: float = chz.field(default=0.05, doc="share of the documents held out, chosen by a stable hash")
+    validation_fraction: float = chz.field(default=0.05, doc="share of the documents held out, by a stable hash")
     tokenizer: SentencePiece = chz.field(default_factory=SentencePiece, doc="how to train the tokenizer")
-    block: int = chz.field(default=1024, doc="tokens a record")
-    boundary: Side = chz.field(default="end", doc="token between documents: 'end' writes eos after each, 'begin' bos before")
+    block: int = chz.field(default=1024, doc="tokens a record; row lengths divide it or are multiples of it")
+    boundary: Side = chz.field(default="end", doc="between documents: 'end' writes eos after each, 'begin' bos before")
+    shard_blocks: int = chz.field(default=8192, doc="records a file; a killed preparation loses less than one file")
+
+    def inputs(self) -> dict:
+        """All that decides what is in the folder, flat; not where the folder is."""
+        return {key: value for key, value in json.loads(to_json(self)).items() if key not in ("", "path")}
 
 
-def prepare(corpus: Corpus, *, workers: int | None = None, progress=None) -> dict:
-    """Prepares `corpus` in its folder; resumes what a killed run left."""
-    raise NotImplementedError
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `prepare` did.
+
+    Attributes:
+        metadata: contents of metadata.json.
+        seconds: wall time of each phase: 'read', 'tokenizer', 'encode'. Empty when everything was prepared already.
+        encoded_bytes: bytes of text encoded in phase 'encode' of this run.
+    """
+
+    metadata: dict
+    seconds: dict[str, float]
+    encoded_bytes: int
+
+
+def prepare(corpus: Corpus, *, workers: int | None = None,
+            progress: Callable[[str, int], None] = lambda phase, text_bytes: None) -> Report:
+    """Prepares `corpus` in its folder, going on where a killed run left off; does nothing when all is there.
+
+    Args:
+        corpus: with a source.
+        workers: encoding threads; None for one a core.
+        progress: is called now and then with the phase and the bytes of text that have passed through it.
+
+    Raises:
+        UserError: no or unreadable text; a folder prepared from other inputs, or damaged; no space or permission.
+    """
+    if corpus.source is None:
+        raise UserError("corpus.source is None: name the text to prepare, such as source=TextFiles source.glob='a/*.txt'")
+    folder = Path(corpus.path).expanduser()
+    with _plain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = Manifest.load(folder)
+        if manifest is not None:
+            check_inputs(manifest, corpus.inputs(), folder)
+        seconds, clock = {}, time.perf_counter()
+
+        contents, sample = _survey(corpus, progress)
+        inputs = corpus.inputs() | {"contents": contents}
+        if manifest is None:
+            manifest = Manifest(inputs)
+        elif manifest.inputs["contents"] != contents:
+            raise UserError(f"{folder} was prepared from other text: files of the source have changed since. "
+                            "Choose another folder (corpus.path), or delete this one")
+        manifest.check(folder)
+        if manifest.complete:
+            return Report(json.loads((folder / METADATA).read_text()), {}, 0)
+        seconds["read"], clock = time.perf_counter() - clock, time.perf_counter()
+
+        if TOKENIZER not in manifest.files:
+            progress("tokenizer", 0)
+            _write(folder, manifest, TOKENIZER, corpus.tokenizer.train(sample))
+        tokenizer = Tokenizer(folder / TOKENIZER, corpus.boundary)
+        seconds["tokenizer"], clock = time.perf_counter() - clock, time.perf_counter()
+
+        encoded = 0
+        with ThreadPoolExecutor(workers or _cores()) as pool:
+            for split in _splits(corpus):
+                encoded += _write_split(corpus, split, folder, manifest, tokenizer, pool, progress)
+        metadata = _finish(corpus, folder, manifest, tokenizer)
+        seconds["encode"] = time.perf_counter() - clock
+        return Report(metadata, seconds, encoded)
+
+
+def check_inputs(manifest: Manifest, inputs: dict, folder: Path) -> None:
+    """Raises UserError that shows the fields in which `inputs` are not what the folder was prepared from."""
+    keys = dict.fromkeys([*manifest.inputs, *inputs])
+    keys.pop("contents", None)
+    differing = [key for key in keys if manifest.inputs.get(key) != inputs.get(key)]
+    if differing:
+        rows = "\n".join(f"  {key}: {manifest.inputs.get(key)!r} there, {inputs.get(key)!r} asked for" for key in differing)
+        raise UserError(f"{folder} was prepared from other inputs:\n{rows}\n"
+                        "Choose another folder (corpus.path), delete this one, or ask for what is there")
+
+
+def _splits(corpus: Corpus) -> tuple[str, ...]:
+    return ("train",) if corpus.validation is None and corpus.validation_fraction == 0 else ("train", "validation")
+
+
+def _documents(corpus: Corpus, split: str) -> Iterator[Document]:
+    if corpus.validation is not None:
+        yield from (corpus.source if split == "train" else corpus.validation).read()
+        return
+    for document in corpus.source.read():
+        if document.held_out(corpus.validation_fraction) == (split == "validation"):
+            yield document
+
+
+# Reading it all once: what the text is, and a sample of it for the tokenizer.
+
+
+def _survey(corpus: Corpus, progress: Callable[[str, int], None]) -> tuple[str, list[str]]:
+    """SHA-256 of all documents in order, and at most `tokenizer.sample_bytes` of the training text: the chunks with the
+    smallest hashes of their numbers, in order."""
+    digest, heap, kept, chunks, passed = hashlib.sha256(), [], 0, 0, 0
+    for split in _splits(corpus):
+        documents = 0
+        for document in _documents(corpus, split):
+            documents += 1
+            data = document.text.encode()
+            digest.update(len(data).to_bytes(8, "big") + data)
+            passed += len(data)
+            progress("read", passed)
+            if split != "train":
+                continue
+            for start in range(0, len(document.text), _CHUNK):
+                chunk = document.text[start:start + _CHUNK]
+                size = len(chunk) if chunk.isascii() else len(chunk.encode())
+                rank = int.from_bytes(hashlib.blake2b(chunks.to_bytes(8, "big"), digest_size=8).digest(), "big")
+                heapq.heappush(heap, (-rank, chunks, size, chunk))
+                chunks, kept = chunks + 1, kept + size
+                while len(heap) > 1 and kept - heap[0][2] >= corpus.tokenizer.sample_bytes:
+                    kept -= heapq.heappop(heap)[2]
+        if not documents:
+            raise UserError(_no_documents(corpus, split))
+    return digest.hexdigest(), [chunk for *_, chunk in sorted(heap, key=lambda entry: entry[1])]
+
+
+def _no_documents(corpus: Corpus, split: str) -> str:
+    source = corpus.source if split == "train" or corpus.validation is None else corpus.validation
+    if split == "train" and not any(True for _ in source.read()):
+        return f"no text in {source}"
+    if corpus.validation is not None:
+        return f"no text to validate on in {source}"
+    return (f"validation_fraction={corpus.validation_fraction} leaves the {split} split without a document of {source}: "
+            "use smaller documents (TextFiles: documents=blank_line), another fraction, or name a validation source")
+
+
+# Encoding in parallel, in order.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Encoded:
+    """One batch of text: its tokens, boundaries included, and counts of its text."""
+
+    tokens: np.ndarray
+    counts: dict[str, int]
+
+
+_Segment = tuple[str, bool, bool]  # text, whether a document begins and ends with it
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[_Segment]]:
+    """Segments of about `_BATCH` characters in all."""
+    batch, size = [], 0
+    for document in documents:
+        text, start = document.text, 0
+        while start < len(text):
+            # Behind a newline the tokens do not depend on what stands before, as it is always a piece of its own.
+            stop = len(text) if len(text) - start <= _SEGMENT else text.rfind("\n", start, start + _SEGMENT) + 1
+            if not stop:
+                stop = text.find("\n", start + _SEGMENT) + 1 or len(text)
+            batch.append((text[start:stop], start == 0, stop == len(text)))
+            size, start = size + stop - start, stop
+            if size >= _BATCH:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _encode(tokenizer: Tokenizer, dtype: np.dtype, batch: list[_Segment]) -> _Encoded:
+    boundary = np.array([tokenizer.vocab.boundary_id], np.int32)
+    at_end = tokenizer.vocab.boundary_side == "end"
+    parts, text_bytes, words = [], 0, 0
+    for tokens, (text, begins, ends) in zip(tokenizer.encode_batch([text for text, *_ in batch]), batch):
+        parts += [boundary] * (begins and not at_end) + [tokens] + [boundary] * (ends and at_end)
+        data = np.frombuffer(text.encode(), np.uint8)
+        blank = data <= 32  # ASCII white space and control characters
+        text_bytes += data.size
+        words += int(np.count_nonzero(blank[:-1] > blank[1:]) + (not blank[0]))
+    tokens = np.concatenate(parts).astype(dtype)
+    return _Encoded(tokens, {
+        "documents": sum(ends for *_, ends in batch), "bytes": text_bytes, "words": words,
+        "unknown": int(np.count_nonzero(tokens == tokenizer.vocab.unk_id))})
+
+
+def _in_order(pool: ThreadPoolExecutor, function: Callable, items: Iterable) -> Iterator:
+    """`map` over the pool's threads that reads `items` only a little ahead."""
+    pending = collections.deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > 8 * pool._max_workers:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _write_split(corpus: Corpus, split: str, folder: Path, manifest: Manifest, tokenizer: Tokenizer,
+                 pool: ThreadPoolExecutor, progress: Callable[[str, int], None]) -> int:
+    """Encodes and writes what is missing of a split; bytes of text encoded."""
+    # The state after a shard: whole batches of text behind it, their counts, and tokens of the next batch behind it.
+    state = manifest.progress.get(split) or {
+        "batches": 0, "offset": 0, "shard_blocks": [], "documents": 0, "bytes": 0, "words": 0, "unknown": 0, "done": False}
+    if state["done"]:
+        return 0
+    dtype = token_dtype(tokenizer.vocab.size)
+    shard_tokens = corpus.shard_blocks * corpus.block
+    batches = _batches(_documents(corpus, split))
+    for _ in range(state["batches"]):
+        next(batches)
+    counts = {key: state[key] for key in ("documents", "bytes", "words", "unknown")}
+    already = counts["bytes"]
+    skip, pieces, size = state["offset"], [], 0
+
+    def write_shard(stream: np.ndarray, **after) -> None:
+        blocks = stream.reshape(-1, corpus.block)
+        index = len(state["shard_blocks"])
+        state.update(after, shard_blocks=[*state["shard_blocks"], len(blocks)])
+        manifest.progress[split] = dict(state)
+        name = SHARD.format(split=split, index=index)
+        manifest.commit(folder, _write_records(folder / f"{name}.partial", blocks))
+
+    number = state["batches"]
+    for number, encoded in enumerate(_in_order(pool, lambda b: _encode(tokenizer, dtype, b), batches), start=number):
+        pieces.append(encoded.tokens[skip:])
+        size, skip = size + len(pieces[-1]), 0
+        while size >= shard_tokens:
+            stream = np.concatenate(pieces)
+            pieces, size = [stream[shard_tokens:]], size - shard_tokens
+            write_shard(stream[:shard_tokens], batches=number, offset=len(encoded.tokens) - size, **counts)
+        counts = {key: counts[key] + encoded.counts[key] for key in counts}
+        progress(split, counts["bytes"])
+    tokens = sum(state["shard_blocks"]) * corpus.block + size
+    end = dict(counts, tokens=tokens, done=True)
+    if size:
+        padding = np.full(-size % corpus.block, tokenizer.vocab.pad_id, dtype)
+        write_shard(np.concatenate([*pieces, padding]), **end)
+    else:
+        manifest.progress[split] = state | end
+        manifest.commit(folder)
+    return counts["bytes"] - already
+
+
+# Files.
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """What tokens are stored as."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.int32)
+
+
+def token_features(block: int, dtype: np.dtype):
+    """The data set's TFDS features: a block of tokens as bytes, which is read ten times faster than a list of numbers."""
+    import tensorflow_datasets as tfds
+
+    return tfds.features.FeaturesDict({
+        "tokens": tfds.features.Tensor(shape=(block,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)})
+
+
+def record_header(block: int, dtype: np.dtype) -> bytes:
+    """What stands before the tokens in every record: the rest of a tf.train.Example is the same for all blocks."""
+    tokens = np.arange(block, dtype=dtype)
+    record = token_features(block, dtype).serialize_example({"tokens": tokens})
+    assert record.endswith(tokens.tobytes())
+    return record[:-tokens.nbytes]
+
+
+def _write_records(path: Path, blocks: np.ndarray) -> Path:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    need, free = 2 * blocks.nbytes, shutil.disk_usage(path.parent).free
+    if free < need:
+        raise OSError(errno.ENOSPC, f"{free >> 20} MiB free, the next file takes up to {(need >> 20) + 1} MiB")
+    header = record_header(blocks.shape[1], blocks.dtype)
+    writer = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
+    for block in blocks:
+        writer.write(header + block.tobytes())
+    writer.close()
+    return path
+
+
+def _write(folder: Path, manifest: Manifest, name: str, data: bytes) -> None:
+    partial = folder / f"{name}.partial"
+    partial.write_bytes(data)
+    manifest.commit(folder, partial)
+
+
+def _finish(corpus: Corpus, folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> dict:
+    """Writes what TFDS wants to know and our metadata; the metadata."""
+    import tensorflow_datasets as tfds
+
+    vocab = tokenizer.vocab
+    dtype = token_dtype(vocab.size)
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name="tokens", filetype_suffix="array_record", template=_SHARD_TEMPLATE)
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder, features=token_features(corpus.block, dtype), filename_template=template, check_data=False,
+        description=f"Token stream in blocks of {corpus.block}, prepared by ptjax {ptjax.__version__}.",
+        split_infos=[tfds.core.SplitInfo(
+            name=split, shard_lengths=state["shard_blocks"], filename_template=template,
+            num_bytes=sum(state["shard_blocks"]) * corpus.block * dtype.itemsize)
+            for split, state in manifest.progress.items()])
+    for name in ("dataset_info.json", "features.json"):
+        _write(folder, manifest, name, (folder / name).read_bytes())
+    keys = ("documents", "tokens", "words", "bytes", "unknown", "shard_blocks")
+    metadata = {
+        "ptjax": ptjax.__version__, "inputs": manifest.inputs, "block": corpus.block, "dtype": dtype.name,
+        "tokenizer": {"sha256": tokenizer.hash, "vocab_size": vocab.size},
+        "boundary_id": vocab.boundary_id, "boundary_side": vocab.boundary_side,
+        "splits": {split: {key: state[key] for key in keys} for split, state in manifest.progress.items()}}
+    manifest.complete = True
+    _write(folder, manifest, METADATA, (json.dumps(metadata, indent=1) + "\n").encode())
+    return metadata
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _plain_os_errors(folder: Path):
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"no space left for {folder} ({error.strerror}): free some, or choose another folder "
+                            "(corpus.path); the same command goes on where this one stopped") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise UserError(f"cannot write {error.filename or folder}: {error.strerror}; choose another folder "
+                            "(corpus.path)") from error
+        raise
