@@ -78,7 +78,7 @@ class Checkpoints:
         Raises:
           UserError: no space, no permission.
         """
-        with _disk_errors(self.folder):
+        with disk_errors(self.folder):
             self._finish()
             if _agree(step in self.steps()):
                 return
@@ -93,7 +93,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when the last save is committed; raises UserError when it failed for want of space or permission."""
-        with _disk_errors(self.folder):
+        with disk_errors(self.folder):
             self._finish()
 
     def close(self) -> None:
@@ -199,7 +199,10 @@ def restore_params(
 # Workdirs.
 
 # What may differ when a run resumes: how long, on what and how it is watched. The rest decides what is learned.
-MAY_CHANGE = ("steps", "mesh", "logging", "checkpoint", "evaluation")
+MAY_CHANGE = (
+    *("steps", "mesh", "logging", "checkpoint", "evaluation", "profile"),
+    *("model.unroll", "model.remat", "data.workers"),
+)
 
 
 def read_config(workdir: str | Path) -> str:
@@ -218,12 +221,13 @@ def check_workdir(workdir: str | Path, config: Config) -> None:
       UserError: the workdir belongs to another experiment (the message lists the fields that differ); not writable.
     """
     workdir = Path(workdir)
-    with _disk_errors(workdir):
+    with disk_errors(workdir):
         if _is_primary():
             workdir.mkdir(parents=True, exist_ok=True)
         if (workdir / CONFIG).exists():
             owner = config_lib.from_json(read_config(workdir))
-            rows = [row for row in config_lib.differences(owner, config) if row[0].split(".")[0] not in MAY_CHANGE]
+            is_free = lambda key: any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)  # noqa: E731
+            rows = [row for row in config_lib.differences(owner, config) if not is_free(row[0])]
             if rows:
                 listed = "\n".join(f"  {key}: {there} there, {here} here" for key, there, here in rows)
                 raise UserError(
@@ -357,21 +361,21 @@ def _agree(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value))) if jax.process_count() > 1 else int(value)
 
 
-_DISK_ERRORS = {
+DISK_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
 }
 
 
 @contextlib.contextmanager
-def _disk_errors(folder: Path):
+def disk_errors(folder: Path):
     """Turns a disk that cannot be written into a UserError. TensorStore has the errno in a ValueError's text."""
     try:
         yield
     except (OSError, ValueError) as error:
         found = re.search(r"os_error_code='(\d+)'", str(error))
         code = int(found[1]) if found else getattr(error, "errno", None)
-        if code not in _DISK_ERRORS:
+        if code not in DISK_ERRORS:
             raise
         raise UserError(
             f"Cannot write to {folder}: {os.strerror(code)}. What was saved before is intact; free space or mend the "

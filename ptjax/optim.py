@@ -8,6 +8,7 @@ so the peak rate is an array in the train state: another rate does not recompile
 Weight decay is part of d, hence scaled by the rate (as in PyTorch), and touches matrices and embedding tables only.
 """
 
+import abc
 import math
 
 import chz
@@ -33,7 +34,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 @chz.chz
-class Schedule(Config):
+class Schedule(Config, abc.ABC):
     """Linear warm-up, then `decay`. Step s of the warm-up of w runs at (s + 1) / (w + 1): step w is the first at 1."""
 
     warmup: float = chz.field(default=0.01, doc="linear warm-up: a number of steps or, below 1, a fraction of all")
@@ -48,9 +49,9 @@ class Schedule(Config):
         warmup = _steps(self.warmup, total_steps)
         return jnp.minimum((step + 1) / (warmup + 1), self.decay(step, warmup, float(total_steps)))
 
+    @abc.abstractmethod
     def decay(self, step: jax.Array, warmup: float, total: float) -> jax.Array:
         """f32[]: the factor without its warm-up, at most 1; `step` f32[], `warmup` and `total` in steps."""
-        raise NotImplementedError
 
 
 def _progress(step, start: float, end: float) -> jax.Array:
@@ -66,24 +67,21 @@ class Constant(Schedule):
 
 
 @chz.chz
-class _Final(Schedule):
+class Linear(Schedule):
+    """A straight line from the end of the warm-up to the end of the run (BERT)."""
+
     final: float = chz.field(default=0.0, doc="fraction of the peak rate that the last step approaches")
 
     @chz.validate
     def _check_final(self):
         _require(0 <= self.final <= 1, f"schedule.final={self.final}: must be a fraction from 0 to 1 of the peak rate")
 
-
-@chz.chz
-class Linear(_Final):
-    """A straight line from the end of the warm-up to the end of the run (BERT)."""
-
     def decay(self, step, warmup, total):
         return 1 - (1 - self.final) * _progress(step, warmup, total)
 
 
 @chz.chz
-class Cosine(_Final):
+class Cosine(Linear):
     """Half a cosine from the end of the warm-up to the end of the run (Loshchilov and Hutter 2017; GPT-3)."""
 
     def decay(self, step, warmup, total):
@@ -91,7 +89,7 @@ class Cosine(_Final):
 
 
 @chz.chz
-class WSD(_Final):
+class WSD(Linear):
     """Warm-up, stable, decay: constant, then a straight line over the last steps (Hu et al. 2024; Hagele et al. 2024).
 
     What comes before the cool-down does not depend on the run's length, so one long run serves many budgets.
@@ -104,8 +102,7 @@ class WSD(_Final):
         _require(self.cooldown >= 0, f"schedule.cooldown={self.cooldown}: must not be negative")
 
     def decay(self, step, warmup, total):
-        start = max(total - _steps(self.cooldown, total), warmup)
-        return 1 - (1 - self.final) * _progress(step, start, total)
+        return super().decay(step, max(total - _steps(self.cooldown, total), warmup), total)
 
 
 @chz.chz
@@ -165,7 +162,7 @@ def _matrix_shape(path, leaf) -> tuple[int, int]:
 
 
 @chz.chz
-class Optimizer(Config):
+class Optimizer(Config, abc.ABC):
     """A base; subclasses say by `direction` which way is down."""
 
     peak_lr: float = chz.field(default=1e-3, doc="learning rate where the schedule is 1")
@@ -203,8 +200,9 @@ class Optimizer(Config):
         clip = optax.identity() if self.clip is None else optax.clip_by_global_norm(self.clip)
         return optax.chain(clip, *self.direction(params))
 
+    @abc.abstractmethod
     def direction(self, params) -> tuple[optax.GradientTransformation, ...]:
-        raise NotImplementedError
+        """Transformations to chain, after clipping and before the rate."""
 
     def _decay(self, params) -> optax.GradientTransformation:
         return optax.add_decayed_weights(self.weight_decay, mask=decayed(params))
