@@ -25,7 +25,7 @@ def main() -> None:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         print(f"Error: there is no command {name!r}.{hint} Commands: {', '.join(names)}.", file=sys.stderr)
         sys.exit(2)
-    sys.argv = [f"ptjax {name}", *sys.argv[2:]]
+    del sys.argv[1]
     runpy.run_module(f"{__package__}.{name}", run_name="__main__", alter_sys=True)
 
 

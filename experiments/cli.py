@@ -98,10 +98,10 @@ def parse(
     """The command that `argv` spells. Prints help and exits where --help is asked for; raises UserError otherwise."""
     parser = _Parser(prog=_program(), usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help="config file, FILE[:arg=value,...] (default: the workdir's)")
-    parser.add_argument("--workdir", metavar="DIR", type=Path, help="folder of this run" + ("" if workdir else " (optional)"))
+    parser.add_argument("--workdir", metavar="DIR", type=Path, help="folder of the run" + " (optional)" * (not workdir))
     for name, arguments in flags.items():
         parser.add_argument(name, **arguments)
-    parser.add_argument("--distributed", action="store_true", help="join the cluster that jax finds around this process")
+    parser.add_argument("--distributed", action="store_true", help="join the cluster that jax finds around it")
     parser.add_argument("--help", action="store_true", help="show this; with --config also every key of the config")
     known, rest = parser.parse_known_args(argv)
     _refuse_unknown_flags(rest, [name for action in parser._actions for name in action.option_strings])
@@ -149,8 +149,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _program() -> str:
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return sys.argv[0] if sys.argv[0].startswith("ptjax ") or spec is None else f"python -m {spec.name}"
+    spec = sys.modules["__main__"].__spec__
+    name = spec.name if spec else "experiments"
+    return f"ptjax {name.rpartition('.')[2]}" if name.startswith("ptjax.") else f"python -m {name}"
 
 
 def _config(known: argparse.Namespace, overrides: list[str], base: type[Config]) -> Config:
@@ -167,7 +168,8 @@ def _refuse_unknown_flags(rest: list[str], known: list[str]) -> None:
         if argument.startswith("-"):
             name = argument.partition("=")[0]
             near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"keys of the config go without dashes: {name.lstrip('-')}=..."
+            key = name.lstrip("-").replace("-", "_")
+            hint = f"did you mean {near[0]}?" if near else f"a key of the config goes without dashes: {key}=..."
             raise UserError(f"There is no flag {name}; {hint} Flags: {', '.join(known)}.")
 
 
@@ -181,7 +183,7 @@ def _help(parser: _Parser, doc: str, known: argparse.Namespace, overrides: list[
         config = _config(known, overrides, base)
         parts += [f"keys of {known.config} (type, value, meaning):\n\n" + help_text(config)]
     else:
-        parts += ["Add --config=FILE to see the keys that can be set. Naming a class (objective=CausalLM) resets its fields."]
+        parts += ["--help --config=FILE lists the keys to set; naming a class (objective=CausalLM) resets its fields."]
     return "\n\n".join(parts)
 
 
@@ -194,11 +196,11 @@ def _message(error: BaseException) -> str | None:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
     for one in chain:
-        text = str(one)
-        if getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
-            return f"There is no space left on the disk ({text}). Checkpoints already written are whole; free some space."
-        if isinstance(one, PermissionError) or getattr(one, "errno", None) == errno.EROFS or "Permission denied" in text:
-            return f"No permission ({text}). Choose another --workdir or change the folder's owner."
+        text, number = str(one), getattr(one, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
+            return f"There is no space left on the disk ({text}). What was saved is whole: free some, run again."
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS) or "Permission denied" in text:
+            return f"No permission to write there ({text}). Choose another folder, or change its owner."
     return None
 
 

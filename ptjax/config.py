@@ -34,7 +34,7 @@ class Config:
     """Base of every config class. Building one reads no file and makes no array.
 
     Subclasses are written `@chz.chz class X(Config)` (chz refuses to build one without the decorator, which would lose
-    its fields), with fields `chz.field(default=..., doc="...")`. Building one checks its values against the fields' types.
+    its fields), with fields `chz.field(default=..., doc="...")`. Values are checked against the fields' types.
     """
 
 
@@ -117,10 +117,6 @@ def _get_config_arguments(get_config: Callable, text: str, path: Path) -> dict[s
             default = parameters[name].default
             kind = type(default) if isinstance(default, (bool, int, float, str)) else object
         kwargs[name] = _cast(value, kind, f"argument {name!r} of {path}")
-    missing = [n for n, p in parameters.items() if p.default is p.empty and p.kind <= p.KEYWORD_ONLY and n not in kwargs]
-    missing = [n for n in missing if parameters[n].kind not in (inspect.Parameter.VAR_POSITIONAL,)]
-    if missing:
-        raise UserError(f"get_config() of {path} needs {', '.join(missing)}: --config={path}:{missing[0]}=...")
     return kwargs
 
 
@@ -144,9 +140,9 @@ def from_json(text: str, base: type[Config] = Config) -> Config:
     """
     try:
         flat = json.loads(text)
-        root = flat.pop("")
-    except (ValueError, KeyError, AttributeError):
-        raise UserError("This is not the JSON of a config: it has to be an object written by ptjax.") from None
+        root = str(flat.pop(""))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise UserError('This is not the JSON of a config: an object whose key "" names a class.') from None
     values: Values = {"": _find_class(root, (base,), "the whole config")}
     for key, value in sorted(flat.items(), key=lambda item: item[0].count(".")):
         kind = _type_of(values, key)
@@ -158,12 +154,12 @@ def from_json(text: str, base: type[Config] = Config) -> Config:
     return _build(values)
 
 
-def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
-    """(key, value in a, value in b) of every key that differs; None where only the other config has it."""
+def differences(a: Config, b: Config) -> list[tuple[str, str, str]]:
+    """(key, value in a, value in b) of every key that differs; below another class the fields are not listed."""
     left, right = _flatten("", a), _flatten("", b)
-    keys = [*left, *(key for key in right if key not in left)]
-    shown = lambda values, key: _show(values[key]) if key in values else None  # noqa: E731
-    return [(key, shown(left, key), shown(right, key)) for key in keys if left.get(key, ...) != right.get(key, ...)]
+    differing = [key for key in {**left, **right} if left.get(key, ...) != right.get(key, ...)]
+    top = [key for key in differing if not any(_is_below(key, other) for other in differing)]
+    return [(key, _show(left.get(key, ...)), _show(right.get(key, ...))) for key in top]
 
 
 def describe(config: Config) -> str:
@@ -171,20 +167,25 @@ def describe(config: Config) -> str:
     values = _flatten("", config)
     rows = []
     for key, value in values.items():
-        parents = [k for k in values if _is_config(values[k]) and (not k or key.startswith(k + ".")) and k != key]
+        parents = [k for k in values if _is_config(values[k]) and _is_below(key, k)]
         name = key.removeprefix(max(parents, key=len, default="")).removeprefix(".")
         rows.append(("  " * len(parents) + name if key else "config", _show(value)))
     return _table(rows)
 
 
 def help_text(config: Config) -> str:
-    """Every key that an override may name, with type, present value and documentation."""
+    """Every key that an override may name, with type, present value, meaning, and for a class its alternatives."""
+    _import_all_classes()
     values = _flatten("", config)
     rows = []
     for key, value in values.items():
         if key:
-            field = _field_of(values, key)
-            rows.append((key, _type_name(_type_of(values, key)), _show(value), field._doc if field else ""))
+            owner, name = values.get(key.rpartition(".")[0]), key.rpartition(".")[2]
+            doc = chz.chz_fields(owner)[name]._doc if _is_config(owner) else ""  # else: an element of a tuple or dict
+            kind = _type_of(values, key)
+            names = sorted(c.__name__ for base in _config_types(kind) for c in _subclasses(base) if c is not base)
+            choice = f"one of {', '.join(names)}" if names else ""
+            rows.append((key, _type_name(kind), _show(value), ": ".join(filter(None, (doc, choice)))))
     return _table(rows)
 
 
@@ -195,7 +196,7 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
 
 
 def _show(value: Any) -> str:
-    return value.__name__ if _is_config(value) else repr(value)
+    return "nothing" if value is ... else value.__name__ if _is_config(value) else repr(value)
 
 
 # The flat form.
@@ -212,7 +213,10 @@ def _build(values: Values) -> Config:
     arguments = {key: value for key, value in values.items() if key}
     try:
         return chz.Blueprint(values[""]).apply(arguments).make()
-    except (TypeError, ValueError, chz.blueprint._entrypoint.EntrypointException) as error:
+    except chz.blueprint.MissingBlueprintArg as error:
+        keys = str(error).rpartition(": ")[2]
+        raise UserError(f"{keys}: no value, and there is no default. Add {keys.split(', ')[0]}=...") from error
+    except (TypeError, ValueError, chz.blueprint.ConstructionException, chz.blueprint.InvalidBlueprintArg) as error:
         raise UserError(_plain_message(error)) from error
 
 
@@ -224,8 +228,8 @@ def _assign(values: Values, key: str, text: str) -> None:
         _replace(values, key, {key: _cast(text, kind, f"field {key!r}")})
     elif text == "None" and type(None) in typing.get_args(kind):
         _replace(values, key, {key: None})
-    elif _is_container(kind):
-        names = [name for name in text.strip("()[]").split(",") if name]
+    elif _is_container(kind):  # one class for each element
+        names = [name for name in text.strip("()[]{}").split(",") if name]
         items = [_default_values(f"{key}.{i}", _find_class(name, bases, key)) for i, name in enumerate(names)]
         _replace(values, key, {k: v for item in items for k, v in item.items()} or {key: ()})
     else:
@@ -233,7 +237,7 @@ def _assign(values: Values, key: str, text: str) -> None:
 
 
 def _replace(values: Values, key: str, new: Values) -> None:
-    for old in [k for k in values if k == key or k.startswith(key + ".")]:
+    for old in [k for k in values if k == key or _is_below(k, key)]:
         del values[old]
     parent = key.rpartition(".")[0]
     if not _is_config(values.get(parent)):
@@ -251,13 +255,6 @@ def _default_values(key: str, cls: type[Config]) -> Values:
     return values
 
 
-def _field_of(values: Values, key: str):
-    """The chz field at `key`, or None for an element of a tuple or dict."""
-    parent, _, name = key.rpartition(".")
-    owner = values.get(parent)
-    return chz.chz_fields(owner).get(name) if _is_config(owner) else None
-
-
 def _type_of(values: Values, key: str) -> Any:
     """The annotation at `key`, or a UserError that names the nearest key."""
     parent, _, name = key.rpartition(".")
@@ -266,7 +263,7 @@ def _type_of(values: Values, key: str) -> Any:
         if _is_container(kind):
             return _element_type(kind, parent, name, values)
         if len(bases := _config_types(kind)) == 1:
-            values |= _default_values(parent, bases[0])
+            values.update(_default_values(parent, bases[0]))
     owner = values.get(parent)
     if _is_config(owner):
         if name in chz.chz_fields(owner):
@@ -275,11 +272,9 @@ def _type_of(values: Values, key: str) -> Any:
     kind = _type_of(values, parent)
     if _is_container(kind) and _config_types(kind):
         return _element_type(kind, parent, name, values)
-    known = ", ".join(c.__name__ for b in _config_types(kind) for c in _subclasses(b))
-    raise UserError(
-        f"There is no {key!r}: {parent!r} is {owner!r}"
-        + (f"; name a class first, {parent}=..., one of {known}." if known else ", which has no fields.")
-    )
+    names = [c.__name__ for base in _config_types(kind) for c in _subclasses(base)]
+    mend = f"name a class first, {parent}=..., one of {', '.join(names)}" if names else f"set it whole, {parent}=..."
+    raise UserError(f"There is no {key!r}: {parent!r} is {_show(owner)}; {mend}.")
 
 
 def _element_type(kind: Any, parent: str, name: str, values: Values) -> Any:
@@ -287,7 +282,7 @@ def _element_type(kind: Any, parent: str, name: str, values: Values) -> Any:
     args = typing.get_args(container)
     if typing.get_origin(container) is dict:
         return args[1]
-    count = len({k[len(parent) + 1 :].split(".")[0] for k in values if k.startswith(parent + ".")})
+    count = len({k[len(parent) + 1 :].split(".")[0] for k in values if _is_below(k, parent)})
     if not name.isdigit() or int(name) > count:
         raise UserError(f"{parent!r} has {count} elements: {parent}.{count}=... appends one, {name!r} is not possible.")
     return args[0] if len(args) == 1 or args[-1] is ... else args[min(int(name), len(args) - 1)]
@@ -299,16 +294,13 @@ def _unknown_key(values: Values, key: str, owner: type[Config]) -> str:
     fields = chz.chz_fields(owner)
     near = [_join(parent, n) for n in difflib.get_close_matches(name, fields, 1)]
     near = near or [k for k in keys if k.rpartition(".")[2] == name] or difflib.get_close_matches(key, keys, 1)
-    near = near or [k for k in keys if k.rpartition(".")[2] in difflib.get_close_matches(name, _last_names(keys), 1)]
+    last = difflib.get_close_matches(name, [k.rpartition(".")[2] for k in keys], 1)
+    near = near or [k for k in keys if k.rpartition(".")[2] in last]
     return (
         f"There is no {key!r}."
         + (f" Did you mean {' or '.join(map(repr, near[:3]))}?" if near else "")
         + f" Fields of {owner.__name__}: {', '.join(fields) or 'none'}."
     )
-
-
-def _last_names(keys: Iterable[str]) -> list[str]:
-    return [key.rpartition(".")[2] for key in keys]
 
 
 # Types and values.
@@ -330,20 +322,18 @@ def _config_types(kind: Any) -> tuple[type[Config], ...]:
     """The Config classes that a field of this type can hold, directly or as elements."""
     if _is_config(kind):
         return (kind,)
-    found = [c for arg in typing.get_args(kind) for c in _config_types(arg)] if not _is_literal(kind) else []
-    return tuple(dict.fromkeys(found))
-
-
-def _is_literal(kind: Any) -> bool:
-    return typing.get_origin(kind) is typing.Literal
+    if typing.get_origin(kind) is typing.Literal:
+        return ()
+    return tuple(dict.fromkeys(c for arg in typing.get_args(kind) for c in _config_types(arg)))
 
 
 def _is_inert(kind: Any) -> bool:
     """Whether reading a value of this type from text runs nobody's code."""
-    if _is_literal(kind) or kind in (int, float, str, bool, None, type(None), object, Any, tuple, list, dict, ...):
-        return True
-    origins = (tuple, list, dict, typing.Union, types.UnionType)
-    return typing.get_origin(kind) in origins and all(_is_inert(arg) for arg in typing.get_args(kind))
+    origin = typing.get_origin(kind)
+    if origin in (tuple, list, dict, typing.Union, types.UnionType):
+        return all(_is_inert(arg) for arg in typing.get_args(kind))
+    plain = (int, float, str, bool, None, type(None), object, Any, tuple, list, dict, ...)
+    return kind in plain or origin is typing.Literal
 
 
 def _cast(text: str, kind: Any, where: str) -> Any:
@@ -357,13 +347,11 @@ def _cast(text: str, kind: Any, where: str) -> Any:
             value = chz.factories.standard(annotation=kind).perform_cast(text)
     except (chz.tiepin.CastError, ValueError, SyntaxError):
         value = text
-        if kind is str or chz.tiepin.is_subtype_instance(text, kind):
-            return text
     return _check(value, kind, where)
 
 
 def _shape(value: Any, kind: Any) -> Any:
-    """`value` with lists as tuples, and keys as integers, where `kind` says so; JSON has neither."""
+    """`value` with lists as tuples where `kind` says so, for JSON has none."""
     for member in _members(kind):
         origin, args = typing.get_origin(member) or member, typing.get_args(member)
         if origin in (tuple, list) and isinstance(value, (tuple, list)):
@@ -371,9 +359,7 @@ def _shape(value: Any, kind: Any) -> Any:
             kinds = kinds if len(kinds) == len(value) else (object,) * len(value)
             shaped = origin(_shape(v, k) for v, k in zip(value, kinds))
         elif origin is dict and isinstance(value, dict):
-            keys, items = args or (object, object)
-            number = lambda k: int(k) if keys is int and isinstance(k, str) and k.isdigit() else k  # noqa: E731
-            shaped = {number(k): _shape(v, items) for k, v in value.items()}
+            shaped = {k: _shape(v, args[1] if args else object) for k, v in value.items()}
         else:
             continue
         if chz.tiepin.is_subtype_instance(shaped, member):
@@ -383,13 +369,13 @@ def _shape(value: Any, kind: Any) -> Any:
 
 def _check(value: Any, kind: Any, where: str) -> Any:
     if not chz.tiepin.is_subtype_instance(value, kind):
-        near = _did_you_mean(value, [a for a in typing.get_args(kind) if isinstance(a, str)]) if _is_literal(kind) else ""
-        raise UserError(f"{where} expects {_type_name(kind)}, got {value!r}.{near}")
+        choices = [choice for choice in typing.get_args(kind) if isinstance(choice, str)]  # of a Literal
+        raise UserError(f"{where} expects {_type_name(kind)}, got {value!r}.{_did_you_mean(value, choices)}")
     return value
 
 
 def _type_name(kind: Any) -> str:
-    if _is_literal(kind):
+    if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(kind)))
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return " | ".join(_type_name(member) for member in _members(kind))
@@ -417,7 +403,9 @@ def _find_class(name: str, bases: Sequence[type[Config]], key: str) -> type[Conf
         module_name, _, qualname = name.rpartition(":")
         found = _import(module_name, key)
         for part in qualname.split("."):
-            found = getattr(found, part, None)
+            if not hasattr(found, part):
+                raise UserError(f"{key}: there is no {part!r} in {name!r}.{_did_you_mean(part, dir(found))}")
+            found = getattr(found, part)
         if not (isinstance(found, type) and issubclass(found, tuple(bases))):
             raise UserError(f"{key}: {name!r} is not a subclass of {kinds}, so it is not used.")
     else:
@@ -433,10 +421,10 @@ def _find_class(name: str, bases: Sequence[type[Config]], key: str) -> type[Conf
                 f"your own is written module:Name."
             )
         if len(matches) > 1:
-            raise UserError(f"{key}: {name!r} may be any of {', '.join(map(_class_name, matches))}; write one of these.")
+            raise UserError(f"{key}: {name!r} may be {' or '.join(map(_class_name, matches))}; write one of these.")
         found = matches[0]
     if "__chz_fields__" not in vars(found):
-        raise UserError(f"Write @chz.chz above class {found.__name__} ({found.__module__}): without it its fields are lost.")
+        raise UserError(f"{key}: write @chz.chz above class {found.__name__}; without it its fields are lost.")
     return found
 
 
@@ -456,11 +444,10 @@ def _import(name: str, key: str) -> types.ModuleType:
         return sys.modules[name]
     if name.endswith(".py"):
         path = Path(name)
-        if not path.is_file() or Path.cwd() not in path.resolve().parents:  # a stranger's JSON must not pick files to run
+        if not path.is_file() or Path.cwd() not in path.resolve().parents:  # a stranger's JSON picks no file to run
             raise UserError(f"{key} is a class defined in {name}; give that file as --config={name}.")
         return _import_file(path)
-    if str(Path.cwd()) not in sys.path and "" not in sys.path:
-        sys.path.append(str(Path.cwd()))
+    _see_working_directory()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -490,8 +477,8 @@ def _import_file(path: Path) -> types.ModuleType:
 
 
 def _dotted_name(path: Path) -> str | None:
-    if str(Path.cwd()) not in sys.path and "" not in sys.path:
-        sys.path.append(str(Path.cwd()))
+    """The name under which `import` finds the file, if it does: then other processes find its classes too."""
+    _see_working_directory()
     names = [f"ptjax.configs.{path.stem}"]
     if Path.cwd() in path.parents:
         names.insert(0, ".".join(path.relative_to(Path.cwd()).with_suffix("").parts))
@@ -505,6 +492,12 @@ def _dotted_name(path: Path) -> str | None:
     return None
 
 
+def _see_working_directory() -> None:
+    """Lets an installed command import from the working directory as `python -m` does; last, so it hides nothing."""
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.append(str(Path.cwd()))
+
+
 def _run_user_code(path: Path, function: Callable[[], Any]) -> Any:
     """Calls `function`, whose errors are those of the config file `path`: they become UserErrors with file and line."""
     try:
@@ -514,7 +507,8 @@ def _run_user_code(path: Path, function: Callable[[], Any]) -> Any:
     except SyntaxError as error:
         raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}: {(error.text or '').strip()}") from error
     except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == path.resolve()]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
         place = f"{path}, line {lines[-1]}" if lines else str(path)
         raise UserError(f"{place}: {type(error).__name__}: {_plain_message(error)}") from error
 
@@ -529,6 +523,10 @@ def _plain_message(error: Exception) -> str:
 def _did_you_mean(name: Any, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), list(known), 1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _is_below(key: str, parent: str) -> bool:
+    return key.startswith(parent + ".") if parent else key != ""
 
 
 def _join(parent: str, name: str) -> str:
