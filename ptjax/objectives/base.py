@@ -62,6 +62,11 @@ class Objective(Config):
         """Positions of a row of `length` that reach the vocabulary projection."""
         raise NotImplementedError
 
+    def flops_per_row(self, body: TextModelConfig, length: int, vocab: VocabSpec) -> float:
+        """Matrix-product FLOPs of a forward pass over one row: the body, and the head where something is predicted."""
+        head = 2.0 * body.width * body.padded_vocab(vocab.size)
+        return length * body.flops_per_token(length) + self.predicted(length) * head
+
 
 def segments_of(tokens_BL: Array, vocab: VocabSpec) -> Array:
     """i32[B, L]: the number of each token's document in its packed row, from the boundary token."""

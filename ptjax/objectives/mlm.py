@@ -36,6 +36,10 @@ class MLM(Objective):
     def predicted(self, length):
         return round(self.rate * length)
 
+    def flops_per_row(self, body, length, vocab):
+        transform = 2.0 * body.width**2
+        return super().flops_per_row(body, length, vocab) + self.predicted(length) * transform
+
     def corrupt(self, batch, keys, vocab):
         """Adds original [B, L], the tokens as they were, and positions i32[B, P] with weights f32[B, P], the chosen
         positions; P is the same for every row, and weight 0 fills up rows with fewer ordinary tokens."""

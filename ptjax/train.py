@@ -1,0 +1,476 @@
+"""An experiment as a value, the pure training step, and the loop that runs it."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import chz
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+
+from ptjax import partition
+from ptjax.checkpoint import Checkpoints, check_workdir
+from ptjax.config import Config, UserError, to_json
+from ptjax.data.pipeline import Data, Pipeline, Shard
+from ptjax.data.tokenizers import VocabSpec
+from ptjax.evaluate import evaluate
+from ptjax.logging import Logger, Logging, measure_peak
+from ptjax.models.base import TextModelConfig
+from ptjax.models.heads import init, logical_axes
+from ptjax.objectives.base import Objective, StepContext
+from ptjax.optim import AdamW, Optimizer
+from ptjax.types import Array, Batch, Losses, Metrics, PyTree, TrainState
+
+# One stream of random keys for each use, so that none can follow from another.
+INIT, CORRUPT, DROPOUT, EVALUATE = range(4)
+
+
+@chz.chz
+class Checkpointing(Config):
+    """When the state is saved and what is kept. The end of a run, SIGTERM and Ctrl-C always save."""
+
+    every: int | None = chz.field(default=None, doc="steps between saves; None: only by time")
+    minutes: float | None = chz.field(default=5.0, doc="minutes between saves; None: only by steps")
+    keep: int = chz.field(default=2, doc="how many of the latest steps are kept")
+    best: str | None = chz.field(default="loss", doc="the validation metric whose lowest step is kept too; None: no")
+
+
+@chz.chz
+class Evaluation(Config):
+    """Validation during training."""
+
+    every: int | None = chz.field(default=None, doc="steps between validations; None: only at the end")
+    batches: int | None = chz.field(default=None, doc="batches of the validation split; None: all of it")
+
+
+@chz.chz
+class Experiment(Config):
+    """A run, whole: what `configs/*.py` return and what every checkpoint carries as JSON."""
+
+    model: TextModelConfig = chz.field(
+        meta_factory=chz.factories.subclass(TextModelConfig), doc="the body: BERT, GPT or a class of yours"
+    )
+    objective: Objective = chz.field(
+        meta_factory=chz.factories.subclass(Objective), doc="what is learned: MLM, CausalLM or a class of yours"
+    )
+    data: Data
+    steps: int = chz.field(doc="updates in all")
+    optimizer: Optimizer = chz.field(
+        default_factory=AdamW, meta_factory=chz.factories.subclass(Optimizer, AdamW), doc="AdamW, LAMB, Lion, Muon, SGD"
+    )
+    seed: int = chz.field(default=0, doc="of initial parameters, data order, masks and dropout")
+    accumulation: int = chz.field(default=1, doc="microbatches a step: less memory, the same numbers")
+    ema: float | None = chz.field(default=None, doc="decay of an average of the parameters, which is what is evaluated")
+    skip_non_finite: bool = chz.field(default=False, doc="skip an update whose gradient is not finite, rather than stop")
+    skip_spikes: float | None = chz.field(
+        default=None, doc="skip an update whose gradient norm is so many times its running average"
+    )
+    mesh: partition.MeshConfig = chz.field(default_factory=partition.MeshConfig, doc="how devices share the work")
+    checkpoint: Checkpointing = chz.field(default_factory=Checkpointing, doc="when to save")
+    evaluation: Evaluation = chz.field(default_factory=Evaluation, doc="when to validate")
+    logging: Logging = chz.field(default_factory=Logging, doc="what to show")
+    profile: tuple[int, int] | None = chz.field(default=None, doc="first and last step to profile into workdir/profile")
+
+    @chz.validate
+    def _positive(self):
+        for name in ("steps", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema is a decay in (0, 1), not {self.ema}")
+
+    def tokens_per_step(self) -> int:
+        return self.data.batch_size * self.data.length
+
+    def flops_per_step(self, vocab: VocabSpec) -> float:
+        """Matrix-product FLOPs of one step: forward once, backward twice, recomputation (remat) not counted."""
+        return 3.0 * self.data.batch_size * self.objective.flops_per_row(self.model, self.data.length, vocab)
+
+    def check(self, mesh: jax.sharding.Mesh) -> None:
+        """Raises UserError for sizes that do not fit each other, before anything is compiled."""
+        self.model.check_length(self.data.length)
+        shards = partition.batch_shards(mesh)
+        parts = shards * self.accumulation
+        if self.data.batch_size % parts:
+            near = max(self.data.batch_size // parts, 1) * parts
+            raise UserError(
+                f"data.batch_size={self.data.batch_size} does not divide into mesh.data * mesh.fsdp = {shards} shards "
+                f"of accumulation={self.accumulation} microbatches: use a multiple of {parts}, such as {near}"
+            )
+
+
+# --- the pure step ---
+
+
+def example_keys(seed: Array, stream: int, step: Array, index_B: Array) -> Array:
+    """[B] random keys, each a function of (seed, step, example) alone, whatever the mesh and the batch."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(index_B.astype(jnp.uint32))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Learner:
+    """The pure functions of an experiment: initial state, training step, evaluation step. Holds no arrays."""
+
+    experiment: Experiment
+    vocab: VocabSpec
+
+    @functools.cached_property
+    def net(self):
+        return self.experiment.objective.net(self.experiment.model, self.vocab)
+
+    @functools.cached_property
+    def params_shape(self) -> PyTree:
+        return jax.eval_shape(lambda: init(self.net, jax.random.key(0), self.experiment.data.length))
+
+    @functools.cached_property
+    def tx(self) -> optax.GradientTransformation:
+        return self.experiment.optimizer.transform(self.params_shape)
+
+    def init_state(self, seed: Array) -> TrainState:
+        """The state before the first step; seed: u32[]."""
+        e = self.experiment
+        key = jax.random.fold_in(jax.random.key(seed), INIT)
+        params = init(self.net, key, e.data.length)
+        guard = None
+        if e.skip_non_finite or e.skip_spikes:
+            guard = {"norm": jnp.zeros((), jnp.float32), "skipped": jnp.zeros((), jnp.int32)}
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            seed=jnp.asarray(seed, jnp.uint32),
+            hyper=e.optimizer.hyper(),
+            params=params,
+            opt_state=self.tx.init(params),
+            # A copy: two leaves that share a buffer cannot both be donated.
+            ema=None if e.ema is None else jax.tree.map(jnp.copy, params),
+            guard=guard,
+        )
+
+    def shardings(self, mesh: jax.sharding.Mesh) -> tuple[PyTree, PyTree]:
+        """(abstract TrainState, its shardings), from shapes alone."""
+        abstract = jax.eval_shape(self.init_state, jax.ShapeDtypeStruct((), jnp.uint32))
+        names = logical_axes(self.net, self.experiment.data.length)
+        return abstract, partition.state_shardings(abstract, names, mesh, self.experiment.mesh.rules)
+
+    def corrupted(self, state: TrainState, batch: Batch) -> Batch:
+        """The batch of `state.step` as the model will see it: what replay and the laws look at."""
+        keys = example_keys(state.seed, CORRUPT, state.step, batch["index"])
+        return self.experiment.objective.corrupt(batch, keys, self.vocab)
+
+    def train_step(self, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, Metrics]:
+        """One update. With `axis`, the batch is one device's share and sums are taken over that axis (pmap)."""
+        e = self.experiment
+        total = (lambda tree: jax.lax.psum(tree, axis)) if axis else (lambda tree: tree)
+        batch = self.corrupted(state, batch)
+        # Weights of the whole batch come first: each microbatch's gradient is then a plain share of the sum.
+        weights = total(e.objective.weights(batch, self.vocab))
+        # Cheaper bits than the default generator's, which cost a third of a step on CPUs.
+        key = jax.random.fold_in(jax.random.key(state.seed, impl="rbg"), DROPOUT)
+        key = jax.random.fold_in(key, state.step)
+        if axis:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis))
+        grads, losses = self._accumulate(state.params, batch, weights, key)
+        grads, losses = total(grads), total(losses)
+
+        norm = optax.global_norm(grads)
+        direction, opt_state = self.tx.update(grads, state.opt_state, state.params)
+        rate = state.hyper["learning_rate"] * e.optimizer.factor(state.step, e.steps)
+        updates = jax.tree.map(lambda d: -rate * d, direction)
+        new = state.replace(
+            step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state
+        )
+        if e.ema is not None:
+            new = new.replace(ema=optax.incremental_update(new.params, state.ema, 1 - e.ema))
+        metrics = self.report(losses, weights) | {"learning_rate": (rate, 1.0)}
+        metrics |= _norms("gradient", grads) | _norms("update", updates) | _norms("parameter", state.params)
+        if state.guard is not None:
+            new = self._guard(state, new, norm)
+            metrics["skipped"] = (new.guard["skipped"], 1.0)
+        return new, metrics
+
+    def eval_step(self, state: TrainState, batch: Batch, axis: str | None = None) -> Metrics:
+        """Sums and weights over one batch, for parameters or their average; the question does not depend on the step."""
+        keys = example_keys(state.seed, EVALUATE, jnp.zeros((), jnp.int32), batch["index"])
+        batch = self.experiment.objective.corrupt(batch, keys, self.vocab)
+        weights = self.experiment.objective.weights(batch, self.vocab)
+        params = state.params if state.ema is None else state.ema
+        losses = self.experiment.objective.losses(self.net, {"params": params}, batch, StepContext(self.vocab))
+        sums = {f"loss/{name}": (total, weights[name]) for name, total in losses.totals.items()} | losses.metrics
+        return jax.lax.psum(sums, axis) if axis else sums
+
+    def loss(self, terms: dict[str, float]) -> float:
+        """What is minimised, from the mean of each term."""
+        coefficients = self.experiment.objective.coefficients()
+        return sum(coefficients.get(name, 1.0) * value for name, value in terms.items())
+
+    def report(self, losses: Losses, weights: dict[str, Array]) -> Metrics:
+        terms = {name: total / _positive(weights[name]) for name, total in losses.totals.items()}
+        each = {f"loss/{name}": (losses.totals[name], weights[name]) for name in terms} if len(terms) > 1 else {}
+        return {"loss": (self.loss(terms), 1.0)} | each | losses.metrics
+
+    def _accumulate(self, params: PyTree, batch: Batch, weights: dict[str, Array], key: Array) -> tuple[PyTree, Losses]:
+        """Gradient of sum_k coefficient_k total_k / weight_k, and the totals, over all microbatches."""
+
+        def objective(params, micro, key):
+            context = StepContext(self.vocab, key)
+            losses = self.experiment.objective.losses(self.net, {"params": params}, micro, context)
+            return self.loss({k: v / _positive(weights[k]) for k, v in losses.totals.items()}), losses
+
+        gradient = jax.grad(objective, has_aux=True)
+        count = self.experiment.accumulation
+        if count == 1:
+            return gradient(params, batch, key)
+        # Microbatch i takes every count-th row: contiguous ones would move rows between devices.
+        micro = {k: v.reshape((v.shape[0] // count, count) + v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
+
+        def add(carry, item):
+            result = gradient(params, item[0], jax.random.fold_in(key, item[1]))
+            return jax.tree.map(jnp.add, carry, result), None
+
+        shape = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], micro), key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+        return jax.lax.scan(add, zeros, (micro, jnp.arange(count)))[0]
+
+    def _guard(self, old: TrainState, new: TrainState, norm: Array) -> TrainState:
+        """`new`, or `old` with its step counted, where the gradient is not to be trusted."""
+        running = old.guard["norm"]
+        bad = ~jnp.isfinite(norm)
+        if self.experiment.skip_spikes:
+            bad |= (running > 0) & (norm > self.experiment.skip_spikes * running)
+        seen = jnp.where(running > 0, 0.98 * running + 0.02 * norm, norm)
+        guard = {"norm": jnp.where(bad, running, seen), "skipped": old.guard["skipped"] + bad}
+        kept = jax.tree.map(lambda a, b: jnp.where(bad, a, b), old.replace(guard=None), new.replace(guard=None))
+        return kept.replace(step=new.step, guard=guard)
+
+
+def _positive(weight: Array) -> Array:
+    return jnp.where(weight > 0, weight, 1.0)
+
+
+def _norms(kind: str, tree: PyTree) -> Metrics:
+    """Global norm, and that of each module: body.embed, body.layers, head, ..."""
+    parts = {"": tree} | {f"/head": tree["head"]} if "head" in tree else {"": tree}
+    parts |= {f"/body.{name}": part for name, part in tree["body"].items()}
+    return {f"{kind}_norm{name}": (optax.global_norm(part), 1.0) for name, part in parts.items() if jax.tree.leaves(part)}
+
+
+# --- the loop ---
+
+
+@dataclasses.dataclass
+class Run:
+    """An experiment on this machine's devices: compiled steps, data and state."""
+
+    experiment: Experiment
+    learner: Learner
+    mesh: jax.sharding.Mesh
+    pipeline: Pipeline
+    abstract: PyTree  # TrainState of ShapeDtypeStructs with shardings
+    shardings: PyTree
+
+    @classmethod
+    def open(cls, experiment: Experiment) -> "Run":
+        """Opens data and devices and checks that everything fits; compiles nothing. Raises UserError."""
+        mesh = partition.make_mesh(experiment.mesh)
+        experiment.check(mesh)
+        pipeline = Pipeline(experiment.data, seed=experiment.seed)
+        learner = Learner(experiment, pipeline.vocab)
+        abstract, shardings = learner.shardings(mesh)
+        abstract = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+        )
+        return cls(experiment, learner, mesh, pipeline, abstract, shardings)
+
+    @property
+    def shard(self) -> Shard:
+        return Shard(jax.process_index(), jax.process_count())
+
+    def init(self) -> TrainState:
+        """A fresh state, made where it will live: no host holds all of it."""
+        seed = np.uint32(self.experiment.seed)
+        return jax.jit(self.learner.init_state, out_shardings=self.shardings)(seed)
+
+    @functools.cached_property
+    def train_step(self) -> partition.CompiledStep:
+        return self._compile(self.learner.train_step, updates=True)
+
+    @functools.cached_property
+    def eval_step(self) -> partition.CompiledStep:
+        return self._compile(self.learner.eval_step, updates=False)
+
+    def _compile(self, step, updates):
+        config = self.experiment.mesh
+        return partition.compile_step(
+            step, self.mesh, config.rules, self.shardings, layout=config.layout, updates=updates
+        )
+
+    def evaluate(self, state: TrainState, split: str = "validation", batches: int | None = None) -> dict[str, float]:
+        """Means over a split of the prepared data, every row once: loss, perplexity, accuracy, bits a byte."""
+        pipeline = Pipeline(self.experiment.data, split, shuffle=False)
+        return evaluate(self.eval_step, self.learner.loss, state, pipeline.iterate(0, batches, self.shard))
+
+
+def train(experiment: Experiment, workdir: str | Path, *, on_event: Callable[[str], None] = print) -> TrainState:
+    """Trains `experiment` in `workdir`, resuming what is there, and returns the final state.
+
+    Raises:
+      UserError: sizes, data or checkpoints that do not fit; a loss that is not finite.
+      Interrupted: SIGTERM or Ctrl-C; the state is saved.
+    """
+    workdir = Path(workdir)
+    run = Run.open(experiment)
+    check_workdir(workdir, experiment)
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", experiment.checkpoint.keep, experiment.checkpoint.best, on_event=on_event
+    )
+    restored = checkpoints.restore(run.abstract)
+    state, start = restored if restored else (run.init(), 0)
+    if start:
+        on_event(f"Resuming from step {start} of {experiment.steps}")
+    if start >= experiment.steps:
+        on_event(f"Step {start} is the last: nothing left to train")
+        return state
+    peak = measure_peak()
+    logger = Logger(
+        workdir,
+        experiment.logging,
+        total_steps=experiment.steps,
+        tokens_per_step=experiment.tokens_per_step(),
+        flops_per_step=experiment.flops_per_step(run.learner.vocab),
+        peak_flops=peak * jax.device_count(),
+        primary=jax.process_index() == 0,
+        start_step=start,
+    )
+    with contextlib.closing(logger), _Signals() as signals:
+        loop = _Loop(run, checkpoints, logger, signals, workdir)
+        try:
+            return loop.run(state, start)
+        finally:
+            checkpoints.close()
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the run after its state was saved."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(f"{signal.Signals(signum).name}: saved step {step}; the same command goes on from there")
+        self.signum = signum
+
+
+class _Signals:
+    """Turns SIGTERM and the first Ctrl-C into a flag that the loop reads between steps; a second Ctrl-C acts at once."""
+
+    def __enter__(self) -> "_Signals":
+        self.received = 0
+        self._old = {}
+        with contextlib.suppress(ValueError):  # not the main thread: whoever owns it handles signals
+            for name in (signal.SIGTERM, signal.SIGINT):
+                self._old[name] = signal.signal(name, self._receive)
+        return self
+
+    def __exit__(self, *_):
+        for name, handler in self._old.items():
+            signal.signal(name, handler)
+
+    def _receive(self, signum, frame):
+        if self.received and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signum
+
+
+class _Loop:
+    """The host's side: reads a batch ahead, fetches metrics a step late so that the device never waits."""
+
+    def __init__(self, run: Run, checkpoints: Checkpoints, logger: Logger, signals: _Signals, workdir: Path):
+        self.experiment, self.run_, self.checkpoints, self.logger = run.experiment, run, checkpoints, logger
+        self.signals, self.workdir = signals, workdir
+        self.config_json = to_json(run.experiment)
+        self.saved_at = time.monotonic()
+        self.times = {"input": 0.0, "device": 0.0, "checkpoint": 0.0}
+        self.pending: tuple[int, Metrics, np.ndarray] | None = None
+
+    def run(self, state: TrainState, start: int) -> TrainState:
+        e, step_function = self.experiment, self.run_.train_step
+        batches = self.run_.pipeline.iterate(start, e.steps, self.run_.shard, e.data.workers)
+        for step in range(start, e.steps):
+            with self._timed("input"):
+                host = next(batches)
+                batch = step_function.place(host)
+            if e.profile and step == e.profile[0]:
+                jax.profiler.start_trace(str(self.workdir / "profile"))
+            state, metrics = step_function(state, batch)
+            done = step + 1
+            self._report()
+            self.pending = (done, metrics, host["index"])
+            if e.profile and step == e.profile[1]:
+                jax.block_until_ready(state)
+                jax.profiler.stop_trace()
+            last = done == e.steps
+            signum = self._agreed_signal(done)
+            scores = None
+            if last or (e.evaluation.every and done % e.evaluation.every == 0 and not signum):
+                self._report()
+                scores = self.run_.evaluate(state, batches=e.evaluation.batches)
+                self.logger.evaluation(done, scores)
+            if last or signum or self._save_is_due(done):
+                self._save(done, state, scores)
+            if signum:
+                self.checkpoints.wait()
+                raise Interrupted(signum, done)
+        return state
+
+    @contextlib.contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.times[name] += time.perf_counter() - begin
+
+    def _report(self) -> None:
+        """Fetches the metrics of the step before, which may still be running, and stops the run where they are bad."""
+        if self.pending is None:
+            return
+        step, metrics, index = self.pending
+        self.pending = None
+        with self._timed("device"):
+            values = {k: float(s) / float(w) if w else math.nan for k, (s, w) in jax.device_get(metrics).items()}
+        self.logger.train(step, values, self.times)
+        self.times = dict.fromkeys(self.times, 0.0)
+        if not math.isfinite(values["loss"] + values["update_norm"]) and not self.experiment.skip_non_finite:
+            kept = self.checkpoints.steps()
+            raise UserError(
+                f"the loss or the gradient of step {step} is not finite (loss {values['loss']}, gradient norm "
+                f"{values['gradient_norm']}); examples of the batch: {index.tolist()}\n"
+                + (f"the last good checkpoint is step {kept[-1]}" if kept else "no checkpoint was saved before it")
+                + f"; `experiments.replay --step={step}` shows the batch. A lower optimizer.peak_lr, optimizer.clip=1.0 "
+                "or skip_non_finite=True may help"
+            )
+
+    def _save_is_due(self, done: int) -> bool:
+        c = self.experiment.checkpoint
+        by_time = c.minutes is not None and time.monotonic() - self.saved_at > 60 * c.minutes
+        return bool(c.every and done % c.every == 0) or self._agreed(by_time, done) > 0
+
+    def _save(self, done: int, state: TrainState, scores: dict[str, float] | None) -> None:
+        self._report()  # never save what a bad step has made
+        with self._timed("checkpoint"):
+            self.checkpoints.save(done, state, config_json=self.config_json, metrics=scores)
+        self.saved_at = time.monotonic()
+
+    def _agreed_signal(self, done: int) -> int:
+        return self._agreed(self.signals.received, done)
+
+    def _agreed(self, value: int, done: int) -> int:
+        """The largest value of any process. Processes meet only when they log, so that steps stay free of waiting."""
+        if jax.process_count() == 1:
+            return int(value)
+        if done % self.experiment.logging.every:
+            return 0
+        return int(np.max(multihost_utils.process_allgather(np.int32(value))))
