@@ -1,0 +1,24 @@
+"""Fixtures that tests of all parts share."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory):
+    """A prepared Corpus of about 100 kB of English (topics of Python's `help()`), 400 pieces, blocks of 128 tokens, a paragraph a document."""
+    from pydoc_data.topics import topics
+
+    from ptjax.data.prepare import Corpus, prepare
+    from ptjax.data.sources import TextFiles
+    from ptjax.data.tokenizers import SentencePiece
+
+    folder = tmp_path_factory.mktemp("tiny_corpus")
+    size = 0
+    for name in sorted(topics):
+        if 500 < len(topics[name]) < 10_000 and size < 100_000:
+            (folder / f"{name}.txt").write_text(topics[name], encoding="utf-8")
+            size += len(topics[name])
+    corpus = Corpus(path=str(folder / "prepared"), source=TextFiles(glob=str(folder / "*.txt"), documents="blank_line"),
+                    validation_fraction=0.1, tokenizer=SentencePiece(vocab_size=400), block=128, shard_blocks=64)
+    prepare(corpus)
+    return corpus
