@@ -1,11 +1,10 @@
 """Pictures of a run."""
 
-import math
 from pathlib import Path
 
 from ptjax.logging import read_metrics, require
 
-SMOOTHING = 0.9  # decay of the running mean drawn over the raw losses
+WINDOWS = 40  # the smoothed line averages over a fortieth of the run to either side
 
 
 def loss_curve(workdir: str | Path, baselines: dict[str, float] | None = None) -> Path:
@@ -29,8 +28,8 @@ def loss_curve(workdir: str | Path, baselines: dict[str, float] | None = None) -
         steps, losses = zip(*validation)
         axes.plot(steps, losses, "o-", color="#d94801", markersize=4, linewidth=1, label="validation")
         axes.annotate(
-            f"{losses[-1]:.2f}", (steps[-1], losses[-1]), xytext=(-4, -13), textcoords="offset points",
-            color="#d94801", ha="right", fontsize=9,
+            f"{losses[-1]:.2f}", (steps[-1], losses[-1]), xytext=(0, 7), textcoords="offset points",
+            color="#d94801", ha="center", fontsize=9,
         )
     for label, value in (baselines or {}).items():
         axes.axhline(value, color="#666666", linestyle="--", linewidth=1, label=f"{label} ({value:.2f})")
@@ -48,9 +47,10 @@ def _points(workdir, kind: str) -> list[tuple[int, float]]:
 
 
 def _smooth(values) -> list[float]:
-    """An exponential mean without bias at the start."""
-    result, total = [], 0.0
-    for count, value in enumerate(values, 1):
-        total = SMOOTHING * total + (1 - SMOOTHING) * value
-        result.append(total / (1 - math.pow(SMOOTHING, count)))
+    """Means over centred windows, narrower towards both ends, so that the line lags nowhere."""
+    reach = len(values) // WINDOWS
+    result = []
+    for i in range(len(values)):
+        half = min(reach, i, len(values) - 1 - i)
+        result.append(sum(values[i - half : i + half + 1]) / (2 * half + 1))
     return result
