@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -250,6 +251,43 @@ def test_to_another_mesh_and_back(checkpoints):
     restored, step = checkpoints.restore(abstract(state))
     assert step == 2
     assert_same(restored, state)
+
+
+TWO_PROCESSES = """
+import sys, jax, numpy as np
+from pathlib import Path
+from jax.sharding import NamedSharding, PartitionSpec as P, Mesh
+folder, port, process = sys.argv[1:]
+jax.distributed.initialize(f"localhost:{port}", 2, int(process))
+from ptjax.checkpoint import Checkpoints
+sharding = NamedSharding(Mesh(np.array(jax.devices()), ("fsdp",)), P("fsdp"))
+def state(step): return {"w": jax.make_array_from_callback((4, 2), sharding, lambda i: np.full((4, 2), step, "f")[i])}
+events = []
+checkpoints = Checkpoints(folder, keep=2, on_event=events.append)
+for step in (1, 2, 2, 3, 4):
+    checkpoints.save(step, state(step), config_json="{}")
+checkpoints.wait()
+if process == "0":
+    (Path(folder) / "4" / "config.json").write_text("[]")
+restored, step = checkpoints.restore(state(0))
+assert step == 3, step
+for shard in restored["w"].addressable_shards:
+    np.testing.assert_array_equal(shard.data, np.full((2, 2), 3.0))
+assert len(events) == (process == "0"), events
+checkpoints.save(4, state(4), config_json="{}")
+checkpoints.close()
+"""
+
+
+def test_two_processes_write_one_checkpoint(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = [run(TWO_PROCESSES, tmp_path, port, process) for process in range(2)]
+    assert [process.wait(100) for process in processes] == [0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "4", "4.damaged"]
+    files = json.loads((tmp_path / "4" / "manifest.json").read_text())
+    assert any("ocdbt.process_1" in name for name in files)  # the manifest covers what the other process wrote
 
 
 SAVE_FOREVER = """
