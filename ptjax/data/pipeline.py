@@ -2,14 +2,17 @@
 
 The tokens of a split are one stream, kept in blocks. A *row* is `length` tokens of it, a *unit* the shortest piece of it
 that is whole rows and whole blocks. An epoch is a permutation of the rows: the units are permuted over the whole split,
-then the rows within each window of successive units. Both permutations are computed from an index (Grain's
-`index_shuffle`), so any step can be had at once, and reading stays local enough to read each block about once.
+by Grain's stateless `index_shuffle`, then the rows within each window of successive units. So any step can be had at once,
+and reading stays local enough to read each block about once.
 """
 
 import collections
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,58 +97,62 @@ class Pipeline:
         self.unit_rows = max(self.block // self.length, 1)  # rows of a unit
         self.unit_blocks = max(self.length // self.block, 1)  # blocks of a unit
         self.units = tokens // (self.unit_rows * self.length)  # whole units; the rest of the rows are the tail
-        self.window_units = max(data.window // self.unit_blocks, 1)
+        window_units = max(data.window // self.unit_blocks, 1)
+        self._window_rows = window_units * self.unit_rows
+        self._windows = max(self.units // window_units, 1)
         self.fingerprint = hashlib.sha256(f"{manifest.fingerprint()} {split} {self.length}".encode()).hexdigest()
 
-        shards = self.metadata["splits"][split]["shard_blocks"]
-        self._paths = [str(folder / SHARD.format(split=split, index=i)) for i in range(len(shards))]
-        self._open()
+        self._window_order = functools.lru_cache(maxsize=4)(self._window_order)
+        self._blocks = _Blocks(folder, split, self.metadata, capacity=2 * data.window)
 
-    def _open(self) -> None:
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-        dtype = np.dtype(self.metadata["dtype"])
-        self._records = _Blocks(ArrayRecordDataSource(self._paths), self.block, dtype, capacity=2 * self.data.window)
-
-    def __reduce__(self):
-        return _reopen, (self.data, self.split, self.seed, self.shuffle)
+    def __reduce__(self):  # a worker process opens the files itself
+        return functools.partial(Pipeline, seed=self.seed, shuffle=self.shuffle), (self.data, self.split)
 
     def row_ids(self, start: int, stop: int) -> np.ndarray:
         """int32[stop - start]: rows of the split at these positions, counted over all epochs; -1 behind the end of an
         unshuffled pass."""
         if not self.shuffle:
-            positions = np.arange(start, stop)
-            return np.where(positions < self.rows, positions, -1).astype(np.int32)
-        from grain.experimental import index_shuffle
+            positions = np.arange(start, stop, dtype=np.int32)
+            return np.where(positions < self.rows, positions, np.int32(-1))
+        rows = []
+        while start < stop:
+            epoch, position = divmod(start, self.rows)
+            window = min(position // self._window_rows, self._windows - 1)
+            order = self._window_order(epoch, window)
+            offset = position - window * self._window_rows
+            rows.append(order[offset:offset + stop - start])
+            start += len(rows[-1])
+        return np.concatenate(rows)
 
-        rows = np.empty(stop - start, np.int32)
-        for i in range(stop - start):
-            epoch, position = divmod(start + i, self.rows)
-            # The last window also takes the tail, and whatever is too little for a window of its own.
-            windows = max(self.units // self.window_units, 1)
-            window = min(position // (self.window_units * self.unit_rows), windows - 1)
-            first = window * self.window_units * self.unit_rows
-            last = (self.rows if window == windows - 1 else first + self.window_units * self.unit_rows) - 1
-            place = first + index_shuffle(position - first, last - first, _seed(self.seed, epoch, window + 1), 4)
-            unit, row = divmod(place, self.unit_rows)
-            if unit < self.units:
-                place = index_shuffle(unit, self.units - 1, _seed(self.seed, epoch, 0), 4) * self.unit_rows + row
-            rows[i] = place
-        return rows
+    def _window_order(self, epoch: int, window: int) -> np.ndarray:
+        """int32[n]: the rows of a window of an epoch, in the order in which they come. The last window also takes the
+        tail, and the units that are too few for a window of their own."""
+        first = window * self._window_rows
+        stop = self.rows if window == self._windows - 1 else first + self._window_rows
+        rows = np.arange(first, stop, dtype=np.int32)
+        if self._windows > 1:  # else the shuffle within the window is one of the whole split
+            from grain.experimental import index_shuffle
+
+            seed = _seed(self.seed, epoch)
+            whole = min(stop, self.units * self.unit_rows)  # behind it is the tail, which stays where it is
+            for start in range(first, whole, self.unit_rows):
+                unit = index_shuffle(start // self.unit_rows, self.units - 1, seed, 4)
+                rows[start - first:start - first + self.unit_rows] = np.arange(self.unit_rows) + unit * self.unit_rows
+        return rows[_permutation(len(rows), _seed(self.seed, epoch, window))]
 
     def read_rows(self, rows: np.ndarray) -> np.ndarray:
         """int32[b, L]: the tokens of these rows; pad tokens for row -1."""
         tokens = np.full((len(rows), self.length), self.vocab.pad_id, np.int32)
         real = np.flatnonzero(rows >= 0)
         if self.length <= self.block:
-            blocks = self._records.get((rows[real] // self.unit_rows).tolist())
+            blocks = self._blocks.get((rows[real] // self.unit_rows).tolist())
             for i, block in zip(real, blocks):
                 start = rows[i] % self.unit_rows * self.length
                 tokens[i] = block[start:start + self.length]
             return tokens
-        total = len(self._records)
+        total = len(self._blocks)
         wanted = [range(row * self.unit_blocks, min((row + 1) * self.unit_blocks, total)) for row in rows[real].tolist()]
-        blocks = iter(self._records.get([block for blocks in wanted for block in blocks]))
+        blocks = iter(self._blocks.get([block for blocks in wanted for block in blocks]))
         for i, row_blocks in zip(real, wanted):
             for k in range(len(row_blocks)):
                 tokens[i, k * self.block:(k + 1) * self.block] = next(blocks)
@@ -171,7 +178,8 @@ class Pipeline:
         if not flags.FLAGS.is_parsed():  # Grain's processes ask for flags, which only absl.app.run parses
             flags.FLAGS.mark_as_parsed()
         batches = steps.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-        return iter(batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4)))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4)
+        return iter(batches.mp_prefetch(options, worker_init_fn=_leave_the_device_alone))
 
 
 def batch_at(pipeline: Pipeline, step: int, shard: Shard = Shard()) -> Batch:
@@ -208,41 +216,72 @@ class _Reader:
 class _Blocks:
     """Blocks of a split by number, the latest kept, as the rows of a block are wanted at different times."""
 
-    def __init__(self, records, block: int, dtype: np.dtype, capacity: int):
-        self._records, self._dtype, self._capacity = records, dtype, capacity
-        self._header = record_header(block, dtype)
-        self._size = len(self._header) + block * dtype.itemsize
+    def __init__(self, folder: Path, split: str, metadata: dict, capacity: int):
+        self._sizes = metadata["splits"][split]["shard_blocks"]  # the same for all files but the last
+        self._paths = [os.fspath(folder / SHARD.format(split=split, index=i)) for i in range(len(self._sizes))]
+        self._readers: dict[int, object] = {}
+        self._dtype, self._capacity = np.dtype(metadata["dtype"]), capacity
+        self._header = record_header(metadata["block"], self._dtype)
+        self._record_size = len(self._header) + metadata["block"] * self._dtype.itemsize
         self._cache: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._records)
+        return sum(self._sizes)
 
     def get(self, numbers: list[int]) -> list[np.ndarray]:
+        """The blocks, each uint16 or int32 [block]."""
         with self._lock:
-            found = {n: self._cache[n] for n in set(numbers) if n in self._cache}
-            missing = sorted(set(numbers) - found.keys())
-            if missing:
-                for n, record in zip(missing, self._records.__getitems__(missing)):
-                    if len(record) != self._size or not record.startswith(self._header):
-                        raise UserError(f"record {n} of {self._records} is not a block of tokens: verify the folder with "
-                                        "`python -m experiments.prepare --verify`")
-                    found[n] = np.frombuffer(record, self._dtype, offset=len(self._header))
-            for n in found:
-                self._cache[n] = found[n]
+            missing = set(numbers) - self._cache.keys()
+            found = dict(self._read(sorted(missing)))
+            for n in set(numbers) - missing:
+                found[n] = self._cache[n]
                 self._cache.move_to_end(n)
+            for n in missing:
+                self._cache[n] = found[n]
             while len(self._cache) > self._capacity:
                 self._cache.popitem(last=False)
         return [found[n] for n in numbers]
 
+    def _read(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        for shard, group in itertools.groupby(numbers, lambda n: n // self._sizes[0]):
+            wanted = list(group)
+            for n, record in zip(wanted, self._reader(shard).read([n % self._sizes[0] for n in wanted])):
+                if len(record) != self._record_size or not record.startswith(self._header):
+                    raise UserError(f"{self._paths[shard]} is damaged: record {n % self._sizes[0]} is no block of tokens; "
+                                    "`python -m experiments.prepare --verify` checks all files")
+                yield n, np.frombuffer(record, self._dtype, offset=len(self._header))
 
-def _reopen(data: Data, split: str, seed: int, shuffle: bool) -> Pipeline:
-    return Pipeline(data, split, seed=seed, shuffle=shuffle)
+    def _reader(self, shard: int):
+        if shard not in self._readers:
+            from array_record.python.array_record_module import ArrayRecordReader
+
+            # Without read-ahead: this is random access.
+            self._readers[shard] = ArrayRecordReader(self._paths[shard], "readahead_buffer_size:0,max_parallelism:0",
+                                                     file_reader_buffer_size=1 << 15)
+        return self._readers[shard]
+
+
+def _leave_the_device_alone(worker: int, workers: int) -> None:
+    """In a worker process, whose Grain imports jax."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
 
 
 def _seed(*numbers: int) -> int:
-    """A 32-bit seed from (seed, epoch, window), as `index_shuffle` takes it."""
+    """A 32-bit seed, as `index_shuffle` takes it."""
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=4).digest(), "big")
+
+
+def _permutation(n: int, seed: int) -> np.ndarray:
+    """A permutation of range(n) that no version of NumPy changes: the order of SplitMix64's outputs (Steele et al., 2014).
+
+    `index_shuffle` is slow for small n (80 us an index at n = 256), as it walks through a domain of 2^16.
+    """
+    with np.errstate(over="ignore"):
+        z = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed << 32)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(z ^ (z >> np.uint64(31)), kind="stable")
 
 
 def _check_sizes(pipeline: Pipeline, tokens: int) -> None:

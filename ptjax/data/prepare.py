@@ -8,6 +8,7 @@ import collections
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import heapq
 import json
@@ -71,6 +72,23 @@ class Report:
     seconds: dict[str, float]
     encoded_bytes: int
 
+    def __rich__(self):
+        """What there is, a column a split."""
+        from rich.table import Table
+
+        splits = self.metadata["splits"]
+        table = Table("", *splits)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        rows = {
+            "documents": lambda s: f"{s['documents']:,}", "text": lambda s: f"{s['bytes'] / 1e6:,.2f} MB",
+            "tokens": lambda s: f"{s['tokens']:,}", "tokens a word": lambda s: f"{s['tokens'] / max(s['words'], 1):.2f}",
+            "bytes a token": lambda s: f"{s['bytes'] / s['tokens']:.2f}",
+            "unknown": lambda s: f"{s['unknown'] / s['tokens']:.3%}"}
+        for name, show in rows.items():
+            table.add_row(name, *(show(split) for split in splits.values()))
+        return table
+
 
 def prepare(corpus: Corpus, *, workers: int | None = None,
             progress: Callable[[str, int], None] = lambda phase, text_bytes: None) -> Report:
@@ -113,12 +131,25 @@ def prepare(corpus: Corpus, *, workers: int | None = None,
         seconds["tokenizer"], clock = time.perf_counter() - clock, time.perf_counter()
 
         encoded = 0
-        with ThreadPoolExecutor(workers or _cores()) as pool:
+        threads = workers or _cores()
+        with ThreadPoolExecutor(threads) as pool:
+            encode = functools.partial(_encode, tokenizer, token_dtype(tokenizer.vocab.size))
             for split in _splits(corpus):
-                encoded += _write_split(corpus, split, folder, manifest, tokenizer, pool, progress)
+                in_order = functools.partial(_in_order, pool, 8 * threads, encode)
+                encoded += _write_split(corpus, split, folder, manifest, tokenizer, in_order, progress)
         metadata = _finish(corpus, folder, manifest, tokenizer)
         seconds["encode"] = time.perf_counter() - clock
         return Report(metadata, seconds, encoded)
+
+
+def verify(path: str) -> int:
+    """Checks sizes and hashes of all files of a prepared corpus; their number. Raises UserError that names a bad one."""
+    folder = Path(path).expanduser()
+    manifest = Manifest.load(folder)
+    if manifest is None or not manifest.complete:
+        raise UserError(f"{folder} holds no prepared corpus, or only part of one: run `python -m experiments.prepare`")
+    manifest.check(folder, hashes=True)
+    return len(manifest.files)
 
 
 def check_inputs(manifest: Manifest, inputs: dict, folder: Path) -> None:
@@ -151,7 +182,7 @@ def _documents(corpus: Corpus, split: str) -> Iterator[Document]:
 def _survey(corpus: Corpus, progress: Callable[[str, int], None]) -> tuple[str, list[str]]:
     """SHA-256 of all documents in order, and at most `tokenizer.sample_bytes` of the training text: the chunks with the
     smallest hashes of their numbers, in order."""
-    digest, heap, kept, chunks, passed = hashlib.sha256(), [], 0, 0, 0
+    digest, heap, kept, chunks, passed, reported = hashlib.sha256(), [], 0, 0, 0, 0
     for split in _splits(corpus):
         documents = 0
         for document in _documents(corpus, split):
@@ -159,7 +190,8 @@ def _survey(corpus: Corpus, progress: Callable[[str, int], None]) -> tuple[str, 
             data = document.text.encode()
             digest.update(len(data).to_bytes(8, "big") + data)
             passed += len(data)
-            progress("read", passed)
+            if passed - reported >= _BATCH:
+                progress("read", reported := passed)
             if split != "train":
                 continue
             for start in range(0, len(document.text), _CHUNK):
@@ -234,26 +266,25 @@ def _encode(tokenizer: Tokenizer, dtype: np.dtype, batch: list[_Segment]) -> _En
         "unknown": int(np.count_nonzero(tokens == tokenizer.vocab.unk_id))})
 
 
-def _in_order(pool: ThreadPoolExecutor, function: Callable, items: Iterable) -> Iterator:
-    """`map` over the pool's threads that reads `items` only a little ahead."""
+def _in_order(pool: ThreadPoolExecutor, ahead: int, function: Callable, items: Iterable) -> Iterator:
+    """`map` over the pool's threads that reads only so many `items` ahead."""
     pending = collections.deque()
     for item in items:
         pending.append(pool.submit(function, item))
-        if len(pending) > 8 * pool._max_workers:
+        if len(pending) > ahead:
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
 
 
 def _write_split(corpus: Corpus, split: str, folder: Path, manifest: Manifest, tokenizer: Tokenizer,
-                 pool: ThreadPoolExecutor, progress: Callable[[str, int], None]) -> int:
+                 encode: Callable[[Iterable], Iterator[_Encoded]], progress: Callable[[str, int], None]) -> int:
     """Encodes and writes what is missing of a split; bytes of text encoded."""
     # The state after a shard: whole batches of text behind it, their counts, and tokens of the next batch behind it.
     state = manifest.progress.get(split) or {
         "batches": 0, "offset": 0, "shard_blocks": [], "documents": 0, "bytes": 0, "words": 0, "unknown": 0, "done": False}
     if state["done"]:
         return 0
-    dtype = token_dtype(tokenizer.vocab.size)
     shard_tokens = corpus.shard_blocks * corpus.block
     batches = _batches(_documents(corpus, split))
     for _ in range(state["batches"]):
@@ -271,7 +302,7 @@ def _write_split(corpus: Corpus, split: str, folder: Path, manifest: Manifest, t
         manifest.commit(folder, _write_records(folder / f"{name}.partial", blocks))
 
     number = state["batches"]
-    for number, encoded in enumerate(_in_order(pool, lambda b: _encode(tokenizer, dtype, b), batches), start=number):
+    for number, encoded in enumerate(encode(batches), start=number):
         pieces.append(encoded.tokens[skip:])
         size, skip = size + len(pieces[-1]), 0
         while size >= shard_tokens:
@@ -283,7 +314,7 @@ def _write_split(corpus: Corpus, split: str, folder: Path, manifest: Manifest, t
     tokens = sum(state["shard_blocks"]) * corpus.block + size
     end = dict(counts, tokens=tokens, done=True)
     if size:
-        padding = np.full(-size % corpus.block, tokenizer.vocab.pad_id, dtype)
+        padding = np.full(-size % corpus.block, tokenizer.vocab.pad_id, pieces[0].dtype)
         write_shard(np.concatenate([*pieces, padding]), **end)
     else:
         manifest.progress[split] = state | end

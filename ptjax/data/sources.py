@@ -254,7 +254,7 @@ def _open(path: str) -> BinaryIO:
         if path.endswith(".gz"):
             return gzip.open(path, "rb")
         if path.endswith(".zst"):
-            return _require("zstandard", f"reading {path}", "pip install zstandard").open(path, "rb")
+            return _require("zstandard", f"reading {path}", "pip install 'ptjax[zstd]'").open(path, "rb")
         return open(path, "rb")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error

@@ -1,0 +1,57 @@
+"""Prepare a text corpus: train its tokenizer, and write its tokens as a TFDS data set.
+
+    python -m experiments.prepare --config=configs/mlm_stdlib.py
+    python -m experiments.prepare --config=configs/corpus.py:glob='my/texts/*.txt' --workdir=data/mine tokenizer.vocab_size=16384
+
+The config is a Corpus, or an Experiment, of which data.corpus is taken. --workdir stands for the corpus's path.
+"""
+
+import chz
+from rich.console import Console
+from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+
+from ptjax.config import UserError, describe
+from ptjax.data.prepare import Corpus, Report, prepare, verify
+
+from . import cli
+
+FLAGS = {
+    "--workers": dict(type=int, help="encoding threads (default: one a core)"),
+    "--verify": dict(action="store_true", help="check sizes and hashes of what is there, and stop"),
+}
+
+
+def main(command: cli.Command) -> None:
+    config = getattr(getattr(command.config, "data", None), "corpus", command.config)
+    if not isinstance(config, Corpus):
+        raise UserError(f"The config has to be a Corpus, or an Experiment with data.corpus, not a {type(config).__name__}.")
+    corpus = chz.replace(config, path=str(command.workdir)) if command.workdir else config
+    console = Console()
+    if command.flags.verify:
+        console.print(f"{verify(corpus.path)} files of {corpus.path} are as they were written.", highlight=False)
+        return
+    print(describe(corpus))
+    columns = [SpinnerColumn(), TextColumn("{task.description:10}"), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn()]
+    with Progress(*columns, console=console) as bar:
+        tasks = {}
+
+        def progress(phase: str, text_bytes: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(phase, total=None)
+            bar.update(tasks[phase], completed=text_bytes)
+
+        report = prepare(corpus, workers=command.flags.workers, progress=progress)
+    console.print(report)
+    console.print(_summary(report, corpus.path), highlight=False, soft_wrap=True)
+
+
+def _summary(report: Report, path: str) -> str:
+    if not report.seconds:
+        return f"Already prepared in {path}."
+    phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in report.seconds.items())
+    speed = report.encoded_bytes / 1e6 / report.seconds["encode"]
+    return f"Prepared in {path} ({phases}; encoding {speed:.1f} MB/s)."
+
+
+if __name__ == "__main__":
+    cli.run(main, doc=__doc__, flags=FLAGS, workdir=False, uses_jax=False)
