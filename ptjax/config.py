@@ -184,14 +184,15 @@ def help_text(config: Config) -> str:
             doc = chz.chz_fields(owner)[name]._doc if _is_config(owner) else ""  # else: an element of a tuple or dict
             kind = _type_of(values, key)
             names = sorted(c.__name__ for base in _config_types(kind) for c in _subclasses(base) if c is not base)
-            choice = f"one of {', '.join(names)}" if names else ""
-            rows.append((key, _type_name(kind), _show(value), ": ".join(filter(None, (doc, choice)))))
+            if not all(name in doc for name in names):
+                doc = f"{doc} (one of {', '.join(names)})".strip()
+            rows.append((key, _type_name(kind), _show(value), doc))
     return _table(rows)
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:
     rows = list(rows)
-    widths = [min(48, max(map(len, column))) for column in zip(*rows)]
+    widths = [min(40, max(map(len, column))) for column in zip(*rows)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
@@ -521,8 +522,9 @@ def _plain_message(error: Exception) -> str:
 
 
 def _did_you_mean(name: Any, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name), list(known), 1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    folded = {str(one).casefold(): one for one in known}
+    near = difflib.get_close_matches(str(name).casefold(), folded, 1)
+    return f" Did you mean {folded[near[0]]!r}?" if near else ""
 
 
 def _is_below(key: str, parent: str) -> bool:

@@ -133,6 +133,7 @@ def test_elements_of_tuples_and_dicts():
         (["size=3"], ["'size'", "'shape.size'"]),  # the nesting forgotten
         (["shape.sise=3"], ["'shape.sise'", "'shape.size'", "Circle", "closed"]),
         (["shape=Circel"], ["shape", "'Circel'", "'Circle'"]),
+        (["shape=CIRCLE"], ["'CIRCLE'", "'Circle'"]),
         (["shape=Config"], ["Shape", "'Config'"]),
         (["steps=many"], ["'steps'", "int", "'many'"]),
         (["steps=1.5"], ["'steps'", "int", "'1.5'"]),
