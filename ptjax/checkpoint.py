@@ -15,7 +15,6 @@ array: they come back from the tree that the caller restores into.
 import concurrent.futures
 import contextlib
 import errno
-import hashlib
 import json
 import logging
 import math
@@ -35,6 +34,7 @@ from jax.experimental import multihost_utils
 
 from ptjax import config as config_lib
 from ptjax.config import Config, UserError
+from ptjax.data.manifest import hash_file
 
 PyTree = Any
 MANIFEST, CONFIG, METRICS = "manifest.json", "config.json", "metrics.json"
@@ -143,7 +143,7 @@ class Checkpoints:
         for step in steps if self.best else ():
             with contextlib.suppress(OSError, ValueError):
                 score = json.loads((self.folder / str(step) / METRICS).read_text()).get(self.best)
-                if score is not None and math.isfinite(score):
+                if score is not None:
                     scores[step] = score
         return min(scores, key=scores.get, default=None)
 
@@ -158,7 +158,8 @@ class Checkpoints:
         step, config_json, metrics = self._saving
         (folder,) = self.folder.glob(f"{step}{_TEMPORARY}*")
         (folder / CONFIG).write_text(config_json)
-        (folder / METRICS).write_text(json.dumps(metrics))
+        finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+        (folder / METRICS).write_text(json.dumps(finite))
         # Orbax writes its time of commit into _TIMES after this; nothing here reads that file.
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != _TIMES]
         hashes = _sha256(files)
@@ -294,12 +295,8 @@ def _find_damage(folder: Path) -> str | None:
 
 
 def _sha256(paths) -> list[str]:
-    def digest(path):
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        return list(pool.map(digest, paths))
+        return list(pool.map(hash_file, paths))
 
 
 def _read(folder: Path, abstract: PyTree, partial: bool = False) -> PyTree:

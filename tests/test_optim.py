@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 
 from ptjax.config import UserError
+from ptjax.data.tokenizers import VocabSpec
+from ptjax.models.bert import BERT
+from ptjax.models.gpt import GPT
+from ptjax.models.heads import init
+from ptjax.objectives import MLM
 from ptjax.optim import LAMB, SGD, WSD, AdamW, Constant, Cosine, InverseSqrt, Linear, Lion, Muon, decayed
 
 L, D, H, K, F, V = 3, 8, 2, 4, 16, 11
@@ -84,6 +89,27 @@ def check(optimizer, reference, rate=0.01, rtol=1e-5):
 
 def test_decay_touches_matrices_and_embeddings_only():
     assert {path for path, value in flat(decayed(tree(0))).items() if value} == set(MATRICES)
+
+
+@pytest.mark.parametrize("model", [BERT, GPT])
+def test_the_leaves_of_real_models(model):
+    vocab = VocabSpec.synthetic(100)
+    net = MLM().net(model(layers=2, width=8, heads=2, hidden=16, max_length=16), vocab)
+    params = jax.eval_shape(lambda: init(net, jax.random.key(0), 16))
+    paths = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    block = "body/layers/block/"
+    hidden = {f"{block}attention/{name}/kernel" for name in ("query", "key", "value", "output")}
+    hidden |= {f"{block}mlp/{name}/kernel" for name in ("up", "down")}
+    vectors = {path for path in paths if path.split("/")[-1] in ("bias", "scale")}
+    assert hidden < paths and len(vectors) > 10
+
+    decays = {jax.tree_util.keystr(path, simple=True, separator="/")
+              for path, decay in jax.tree_util.tree_leaves_with_path(decayed(params)) if decay}
+    assert decays == paths - vectors and hidden < decays and "body/embed/tokens" in decays
+
+    state = jax.eval_shape(Muon().transform(params).init, params)
+    momenta = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    assert {"body" + path.rpartition("/body")[2] for path in momenta if "/muon/" in path and "/mu/" in path} == hidden
 
 
 def test_adamw():
