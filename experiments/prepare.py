@@ -6,11 +6,14 @@
 The config is a Corpus, or an Experiment, of which data.corpus is taken. --workdir stands for the corpus's path.
 """
 
+from pathlib import Path
+
 import chz
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 
 from ptjax.config import UserError, describe
+from ptjax.data.manifest import Manifest
 from ptjax.data.prepare import Corpus, Report, prepare, verify
 
 from . import cli
@@ -26,11 +29,15 @@ def main(command: cli.Command) -> None:
     if not isinstance(config, Corpus):
         raise UserError(f"The config has to be a Corpus, or an Experiment with data.corpus, not a {type(config).__name__}.")
     corpus = chz.replace(config, path=str(command.workdir)) if command.workdir else config
-    console = Console()
     if command.flags.verify:
-        console.print(f"{verify(corpus.path)} files of {corpus.path} are as they were written.", highlight=False)
+        print(f"{verify(corpus.path)} files of {corpus.path} are as they were written.")
         return
     print(describe(corpus))
+    prepare_with_progress(corpus, command.flags.workers)
+
+
+def prepare_with_progress(corpus: Corpus, workers: int | None = None) -> None:
+    console = Console()
     columns = [SpinnerColumn(), TextColumn("{task.description:10}"), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=console) as bar:
         tasks = {}
@@ -40,9 +47,16 @@ def main(command: cli.Command) -> None:
                 tasks[phase] = bar.add_task(phase, total=None)
             bar.update(tasks[phase], completed=text_bytes)
 
-        report = prepare(corpus, workers=command.flags.workers, progress=progress)
+        report = prepare(corpus, workers=workers, progress=progress)
     console.print(report)
     console.print(_summary(report, corpus.path), highlight=False, soft_wrap=True)
+
+
+def ensure_prepared(corpus: Corpus) -> None:
+    """Prepares what a run is about to read, unless it is there; the first process does it for all."""
+    manifest = Manifest.load(Path(corpus.path).expanduser())
+    if corpus.source is not None and not (manifest and manifest.complete):
+        prepare_with_progress(corpus)
 
 
 def _summary(report: Report, path: str) -> str:

@@ -318,15 +318,16 @@ class Run:
         return evaluate(self.eval_step, self.learner.loss, state, pipeline.iterate(0, batches, self.shard))
 
 
-def train(experiment: Experiment, workdir: str | Path, *, on_event: Callable[[str], None] = print) -> TrainState:
-    """Trains `experiment` in `workdir`, resuming what is there, and returns the final state.
+def train(
+    run: Run, workdir: str | Path, *, on_event: Callable[[str], None] = print
+) -> tuple[TrainState, dict[str, float]]:
+    """Trains in `workdir`, resuming what is there; returns the final state and its validation.
 
     Raises:
       UserError: sizes, data or checkpoints that do not fit; a loss that is not finite.
       Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
-    workdir = Path(workdir)
-    run = Run.open(experiment)
+    experiment, workdir = run.experiment, Path(workdir)
     check_workdir(workdir, experiment)
     checkpoints = Checkpoints(
         workdir / "checkpoints", experiment.checkpoint.keep, experiment.checkpoint.best, on_event=on_event
@@ -337,7 +338,7 @@ def train(experiment: Experiment, workdir: str | Path, *, on_event: Callable[[st
         on_event(f"Resuming from step {start} of {experiment.steps}")
     if start >= experiment.steps:
         on_event(f"Step {start} is the last: nothing left to train")
-        return state
+        return state, run.evaluate(state, batches=experiment.evaluation.batches)
     peak = measure_peak()
     logger = Logger(
         workdir,
@@ -397,7 +398,7 @@ class _Loop:
         self.times = {"input": 0.0, "device": 0.0, "checkpoint": 0.0}
         self.pending: tuple[int, Metrics, np.ndarray] | None = None
 
-    def run(self, state: TrainState, start: int) -> TrainState:
+    def run(self, state: TrainState, start: int) -> tuple[TrainState, dict[str, float]]:
         e, step_function = self.experiment, self.run_.train_step
         batches = self.run_.pipeline.iterate(start, e.steps, self.run_.shard, e.data.workers)
         for step in range(start, e.steps):
@@ -425,7 +426,7 @@ class _Loop:
             if signum:
                 self.checkpoints.wait()
                 raise Interrupted(signum, done)
-        return state
+        return state, scores
 
     @contextlib.contextmanager
     def _timed(self, name: str) -> Iterator[None]:

@@ -179,7 +179,7 @@ class Pipeline:
             flags.FLAGS.mark_as_parsed()
         batches = steps.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4)
-        return iter(batches.mp_prefetch(options, worker_init_fn=_leave_the_device_alone))
+        return _own_memory(iter(batches.mp_prefetch(options, worker_init_fn=_leave_the_device_alone)))
 
 
 def batch_at(pipeline: Pipeline, step: int, shard: Shard = Shard()) -> Batch:
@@ -260,6 +260,15 @@ class _Blocks:
             self._readers[shard] = ArrayRecordReader(self._paths[shard], "readahead_buffer_size:0,max_parallelism:0",
                                                      file_reader_buffer_size=1 << 15)
         return self._readers[shard]
+
+
+def _own_memory(batches) -> Iterator[Batch]:
+    """Copies of batches that a worker process shares, as their memory is gone with the object that holds it."""
+    try:
+        for batch in batches:
+            yield {name: np.array(array) for name, array in batch.items()}
+    finally:
+        batches.close()
 
 
 def _leave_the_device_alone(worker: int, workers: int) -> None:

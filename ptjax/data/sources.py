@@ -1,14 +1,17 @@
 """Where text comes from. Every `Source` yields documents in an order that its config and its files alone determine."""
 
+import contextlib
 import dataclasses
 import glob as globbing
 import gzip
 import hashlib
 import importlib
+import io
 import json
 import os
 import sysconfig
 import tokenize
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, Literal
 
@@ -95,7 +98,7 @@ class TextFiles(Source):
                 if text:
                     yield Document(text, path)
                 continue
-            lines: list[str] = []
+            lines, number = [], 0
             for number, line in _lines(path):
                 if line.strip():
                     lines.append(line)
@@ -249,26 +252,59 @@ def _matching(pattern: str) -> list[str]:
     return paths
 
 
-def _open(path: str) -> BinaryIO:
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[BinaryIO]:
+    """The file's bytes, uncompressed; what goes wrong in reading them is a UserError."""
     try:
-        if path.endswith(".gz"):
-            return gzip.open(path, "rb")
-        if path.endswith(".zst"):
-            return _require("zstandard", f"reading {path}", "pip install 'ptjax[zstd]'").open(path, "rb")
-        return open(path, "rb")
+        opened = gzip.open(path) if path.endswith(".gz") else open(path, "rb")
+        with io.BufferedReader(_Zstd(opened, path)) if path.endswith(".zst") else opened as file:
+            yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+class _Zstd(io.RawIOBase):
+    """A Zstandard file of any number of frames. Unlike the package's own reader it notices when the last one is cut off."""
+
+    def __init__(self, file: BinaryIO, path: str):
+        self._package = _require("zstandard", f"reading {path}", "pip install 'ptjax[zstd]'")
+        self._file, self._data = file, b""
+        self._frame = self._package.ZstdDecompressor().decompressobj()
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self._ready:
+            self._data = self._data or self._file.read(1 << 17)
+            if not self._data:
+                if not self._frame.eof:
+                    raise EOFError("it ends in the middle of a frame")
+                return 0
+            if self._frame.eof:
+                self._frame = self._package.ZstdDecompressor().decompressobj()
+            try:
+                self._ready = memoryview(self._frame.decompress(self._data))
+            except self._package.ZstdError as error:
+                raise EOFError(error) from error
+            self._data = self._frame.unused_data if self._frame.eof else b""
+        size = min(len(buffer), len(self._ready))
+        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
     """(number from 1, line with its end) of a text file; only '\\n' ends a line."""
-    number = 0
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(file, start=1):
-                yield number, _decode(line, path, number)
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}:{number + 1}: damaged compressed file: {error}") from error
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            yield number, _decode(line, path, number)
 
 
 def _decode(data: bytes, path: str, first_line: int | None) -> str:

@@ -62,6 +62,10 @@ class Objective(Config):
         """Positions of a row of `length` that reach the vocabulary projection."""
         raise NotImplementedError
 
+    def abilities(self) -> tuple[str, ...]:
+        """What a model trained so can do without fine-tuning: 'fill' masks, 'sample' text."""
+        return ()
+
     def flops_per_row(self, body: TextModelConfig, length: int, vocab: VocabSpec) -> float:
         """Matrix-product FLOPs of a forward pass over one row: the body, and the head where something is predicted."""
         head = 2.0 * body.width * body.padded_vocab(vocab.size)

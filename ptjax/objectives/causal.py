@@ -52,5 +52,8 @@ class CausalLM(Objective):
             totals["z_loss"] = jnp.sum(scores.lse**2 * weights_N)
         return Losses(totals, token_metrics(scores, labels_N, weights_N, vocab))
 
+    def abilities(self):
+        return ("sample",)
+
     def predicted(self, length):
         return length - 1

@@ -33,6 +33,9 @@ class MLM(Objective):
         if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1:
             raise ValueError("mask_share and random_share are shares: at least 0, at most 1 together")
 
+    def abilities(self):
+        return ("fill",)
+
     def predicted(self, length):
         return round(self.rate * length)
 

@@ -1,0 +1,49 @@
+"""Pre-train a model; the same command again resumes.
+
+    python -m experiments.pretrain --config=configs/mlm_stdlib.py --workdir=runs/mlm optimizer.peak_lr=6e-4
+    python -m experiments.pretrain --config=configs/mlm_stdlib.py --workdir=runs/causal objective=CausalLM
+"""
+
+import jax
+from jax.experimental import multihost_utils
+
+from ptjax.config import UserError, describe
+from ptjax.generate import Predictor
+from ptjax.metrics import unigram_entropy
+from ptjax.plot import loss_curve
+from ptjax.summary import summarize
+from ptjax.train import Experiment, Run, train
+
+from . import cli, show
+from .prepare import ensure_prepared
+
+FLAGS = {"--dry-run": dict(action="store_true", help="print parameters, FLOPs, memory and mesh; train nothing")}
+
+
+def main(command: cli.Command) -> None:
+    experiment, workdir = command.config, command.workdir
+    print(describe(experiment), flush=True)
+    if jax.process_index() == 0:
+        ensure_prepared(experiment.data.corpus)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("corpus is prepared")
+    run = Run.open(experiment)
+    if command.flags.dry_run:
+        show.summary(summarize(run))
+        return
+    state, scores = train(run, workdir)
+    if jax.process_index():
+        return
+    baseline = unigram_entropy(experiment.data)
+    print(f"\nvalidation loss {scores['nll']:.3f} nats a token; unigram entropy {baseline:.3f}: a model that only knows "
+          f"how frequent tokens are cannot do better ({baseline - scores['nll']:+.3f})")
+    show.examples(Predictor.of_state(run, state), experiment.data)
+    try:
+        print(f"\nloss curve   {loss_curve(workdir, {'unigram entropy': baseline})}")
+    except UserError as error:
+        print(f"\nloss curve   not drawn: {error}")
+    print(f"checkpoints  {workdir / 'checkpoints'}\nmetrics      {workdir / 'metrics.jsonl'}")
+
+
+if __name__ == "__main__":
+    cli.run(main, base=Experiment, flags=FLAGS, doc=__doc__)

@@ -1,0 +1,66 @@
+"""What mains print beyond a line: a summary table, filled masks, sampled text."""
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ptjax.data.pipeline import Data, Pipeline, batch_at
+from ptjax.generate import Fill, Predictor, Sampling
+from ptjax.summary import Summary
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def summary(s: Summary) -> None:
+    table = Table(title="parameters", title_justify="left", box=None, show_header=False)
+    for name, number in s.parameters.items():
+        table.add_row(name, f"{number:,}")
+    table.add_row("in all", f"{sum(s.parameters.values()):,}")
+    console.print(table)
+    compiled = f"; the compiler counts {s.compiled_flops / 1e9:.1f} (a scanned stack once)" if s.compiled_flops else ""
+    console.print(f"FLOPs a step  {s.flops / 1e9:.1f} G by the formula{compiled}")
+    console.print("memory a device  " + ", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in s.memory.items()))
+    console.print(f"mesh  {' x '.join(f'{axis}={size}' for axis, size in s.mesh.items())} on {s.devices}")
+
+
+def fills(text: str, found: list[Fill]) -> None:
+    console.print(Text(text, style="bold"))
+    for fill in found:
+        best = [f"{piece!r} {p:.0%}" if p >= 0.01 else f"{piece!r} {p:.1%}" for piece, p in zip(fill.pieces, fill.probabilities)]
+        console.print(Text("    " + "   ".join(best)))
+
+
+def examples(predictor: Predictor, data: Data, count: int = 5) -> None:
+    """A few questions from held-out text, with what the model answers."""
+    pipeline = Pipeline(data, "validation", shuffle=False)
+    tokens = batch_at(pipeline, 0)["tokens"]
+    rows = tokens[np.linspace(0, min(len(tokens), pipeline.rows) - 1, count).astype(int)]
+    if "fill" in predictor.experiment.objective.abilities():
+        console.print("\n[bold]masks in held-out text, and the model's five best guesses[/bold]")
+        _filled_masks(predictor, rows)
+    elif "sample" in predictor.experiment.objective.abilities():
+        console.print("\n[bold]held-out text, and how the model goes on[/bold]")
+        prompt = rows[:2, : min(48, data.length // 2)]
+        for start, end in zip(prompt, predictor.sample(list(prompt), Sampling(tokens=48, temperature=0.8, top_p=0.95))):
+            decode = predictor.tokenizer.decode
+            console.print(Text(decode(start)).append(decode(end), style="green"), "\n[dim]---[/dim]")
+
+
+def _filled_masks(predictor: Predictor, rows: np.ndarray) -> None:
+    vocab, decode = predictor.tokenizer.vocab, predictor.tokenizer.decode
+    for row in rows:
+        # The first word of some length past the middle: there is text on both sides, and something to guess.
+        wordlike = [i for i in range(len(row) // 2, len(row) - 4) if decode([row[i]]).strip().isalpha()]
+        wordlike = [i for i in wordlike if len(decode([row[i]]).strip()) > 2] or wordlike
+        if not wordlike:
+            continue
+        at = wordlike[0]
+        masked = row.copy()
+        masked[at] = vocab.mask_id
+        found = predictor.fill([masked])[0]
+        before, after = decode(row[:at]).split("\n")[-1], decode(row[at + 1 :]).split("\n")[0]
+        piece = decode([row[at]])
+        console.print(Text(before[-60:]).append(f"[{piece}]", style="bold green").append(after[:40]))
+        fills_line = "   ".join(f"{p!r} {q:.0%}" for p, q in zip(found[0].pieces, found[0].probabilities))
+        console.print(Text("    " + fills_line))

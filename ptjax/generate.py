@@ -1,0 +1,201 @@
+"""What a checkpoint can say: masks filled in, text continued."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ptjax.checkpoint import read_config, restore_params
+from ptjax.config import UserError, from_json
+from ptjax.data.tokenizers import Tokenizer
+from ptjax.models.heads import new_cache
+from ptjax.objectives.base import packed_input
+from ptjax.train import Experiment, Run
+from ptjax.types import Array, Mask, PyTree, TextInput, TrainState
+
+MASK = "<mask>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn. temperature 0 takes the likeliest; top_k and top_p (Holtzman et al., 2020) cut the
+    distribution to the k likeliest pieces, and to the fewest that hold a share p of it."""
+
+    tokens: int = 64
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        if self.tokens < 1 or self.temperature < 0 or (self.top_k is not None and self.top_k < 1):
+            raise UserError("sampling needs tokens >= 1, temperature >= 0 and top_k >= 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top_p is a share in (0, 1], not {self.top_p}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fill:
+    """What stands at one mask: pieces as text, likeliest first, with probabilities."""
+
+    pieces: list[str]
+    probabilities: list[float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictor:
+    """Trained parameters, their net and their tokenizer."""
+
+    experiment: Experiment
+    net: object
+    params: PyTree
+    tokenizer: Tokenizer
+
+    @classmethod
+    def of_state(cls, run: Run, state: TrainState) -> "Predictor":
+        params = state.params if state.ema is None else state.ema
+        return cls(run.experiment, run.learner.net, params, run.pipeline.tokenizer)
+
+    @classmethod
+    def of_workdir(cls, workdir: str | Path, step: int | None = None) -> "Predictor":
+        """The last good checkpoint of a run, or the one of `step`."""
+        run = Run.open(from_json(read_config(workdir), Experiment))
+        abstract = run.abstract.params
+        params = restore_params(Path(workdir) / "checkpoints", abstract, step, only=tuple(abstract))
+        return cls(run.experiment, run.learner.net, params, run.pipeline.tokenizer)
+
+    def require(self, ability: str) -> None:
+        objective = self.experiment.objective
+        if ability not in objective.abilities():
+            able = " and ".join(objective.abilities()) or "neither fill nor sample"
+            raise UserError(f"{type(objective).__name__} does not teach a model to {ability}: this checkpoint can {able}")
+
+    # --- masks ---
+
+    def encode_masked(self, text: str) -> np.ndarray:
+        """Ids of `text`, in which each '<mask>' stands for one piece. A space before a mask is part of that piece, as
+        it is for any other word."""
+        parts = text.split(MASK)
+        if len(parts) == 1:
+            raise UserError(f"there is no {MASK} in {text!r}: write one where a piece is to be guessed")
+        ids = []
+        for part in parts[:-1]:
+            ids += [*self.tokenizer.encode(part.removesuffix(" ")), self.tokenizer.vocab.mask_id]
+        return np.asarray([*ids, *self.tokenizer.encode(parts[-1])], np.int32)
+
+    def fill(self, rows: Sequence[np.ndarray], top: int = 5) -> list[list[Fill]]:
+        """For each row of ids, its masks in order. Rows may differ in length."""
+        self.require("fill")
+        longest = max(len(row) for row in rows)
+        self._check_length(longest)
+        vocab = self.tokenizer.vocab
+        tokens = np.full((len(rows), -(-longest // 32) * 32), vocab.pad_id, np.int32)[:, : self._length]
+        for row, ids in zip(tokens, rows):
+            row[: len(ids)] = ids
+        likely, ids = jax.device_get(_fill(self.net, vocab.size, self._packed(tokens), self.params, top))
+        return [
+            [
+                Fill([self.tokenizer.decode([i]) for i in ids[b, at]], likely[b, at].tolist())
+                for at in np.flatnonzero(tokens[b] == vocab.mask_id)
+            ]
+            for b in range(len(rows))
+        ]
+
+    def _packed(self, tokens: np.ndarray) -> TextInput:
+        # One document a row: what the reader typed is read as a whole.
+        return packed_input(jnp.asarray(tokens), jnp.zeros_like(tokens), self.tokenizer.vocab, causal=False)
+
+    # --- text ---
+
+    def sample(self, prompts: Sequence[np.ndarray], sampling: Sampling) -> list[np.ndarray]:
+        """Continues each prompt, all at once with a key-value cache; ids of the continuations, cut at an end of text."""
+        self.require("sample")
+        sampling.check()
+        vocab = self.tokenizer.vocab
+        if vocab.boundary_side == "begin":
+            prompts = [np.concatenate([[vocab.bos_id], prompt]).astype(np.int32) for prompt in prompts]
+        if not all(len(prompt) for prompt in prompts):
+            raise UserError("a prompt is empty: this corpus marks only the end of a document, so give at least a word")
+        longest = max(len(prompt) for prompt in prompts)
+        self._check_length(longest + sampling.tokens)
+        # Padding stands on the left, so that all rows write the same slot of the cache.
+        tokens = np.full((len(prompts), longest), vocab.pad_id, np.int32)
+        for row, prompt in zip(tokens, prompts):
+            row[longest - len(prompt) :] = prompt
+        forbidden = tuple(i for i in vocab.special_ids if i != vocab.eos_id)
+        out = _sample(self.net, self.experiment.model, vocab.size, forbidden, sampling, self.params, tokens, vocab.pad_id)
+        return [row[: np.append(np.flatnonzero(row == vocab.eos_id), len(row))[0]] for row in np.asarray(out)]
+
+    @property
+    def _length(self) -> int:
+        return self.experiment.model.max_length
+
+    def _check_length(self, length: int) -> None:
+        if length > self._length:
+            raise UserError(f"{length} tokens are more than the model's {self._length} positions: shorten the text")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 4))
+def _fill(net, size: int, inputs: TextInput, params: PyTree, top: int) -> tuple[Array, Array]:
+    logits = net.apply({"params": params}, inputs)[..., :size]
+    return jax.lax.top_k(jax.nn.softmax(logits), top)
+
+
+def _sample(net, model, size, forbidden, sampling, params, tokens_BP, pad_id) -> Array:
+    rows, prompt = tokens_BP.shape
+    cache = new_cache(model, rows, prompt + sampling.tokens)
+    pads_B = jnp.sum(tokens_BP == pad_id, axis=1)
+    key = jax.random.key(sampling.seed)
+    settings = (sampling.tokens, sampling.temperature, sampling.top_k, sampling.top_p)
+    return _generate(net, size, forbidden, settings, params, jnp.asarray(tokens_BP), pads_B, cache, key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _generate(net, size, forbidden, settings, params, tokens_BP, pads_B, cache, key) -> Array:
+    """Prefill with the prompts, then one token at a time; i32[B, new tokens]."""
+    count, temperature, top_k, top_p = settings
+    slots = cache.key.shape[2]
+    valid_BS = jnp.arange(slots) >= pads_B[:, None]
+    banned_V = jnp.zeros(size, bool).at[jnp.asarray(forbidden)].set(True)
+
+    def read(tokens_BL, first, cache):
+        """Feeds tokens that stand at slots first, first + 1, ...; logits after the last of them."""
+        position_BL = jnp.maximum(first + jnp.arange(tokens_BL.shape[1]) - pads_B[:, None], 0)
+        inputs = TextInput(tokens_BL, position_BL, Mask(causal=True, valid=valid_BS))
+        hidden = net.apply({"params": params}, inputs, cache, method="hidden")
+        logits = net.apply({"params": params}, hidden.last[:, -1], method="logits")[:, :size]
+        return jnp.where(banned_V, -jnp.inf, logits), hidden.state
+
+    def draw(logits_BV, index):
+        if temperature == 0:
+            return logits_BV.argmax(axis=-1)
+        logits_BV = _cut(logits_BV / temperature, top_k, top_p)
+        return jax.random.categorical(jax.random.fold_in(key, index), logits_BV)
+
+    def step(carry, index):
+        token_B, cache = carry
+        logits, cache = read(token_B[:, None], tokens_BP.shape[1] + index - 1, cache)
+        token_B = draw(logits, index).astype(jnp.int32)
+        return (token_B, cache), token_B
+
+    logits, cache = read(tokens_BP, 0, cache)
+    first_B = draw(logits, 0).astype(jnp.int32)
+    _, rest = jax.lax.scan(step, (first_B, cache), jnp.arange(1, count))
+    return jnp.concatenate([first_B[:, None], rest.T], axis=1)
+
+
+def _cut(logits_BV: Array, top_k: int | None, top_p: float | None) -> Array:
+    if top_k is not None:
+        least_B1 = jax.lax.top_k(logits_BV, min(top_k, logits_BV.shape[1]))[0][:, -1:]
+        logits_BV = jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)
+    if top_p is not None:
+        sorted_BV = -jnp.sort(-logits_BV, axis=1)
+        probs_BV = jax.nn.softmax(sorted_BV)
+        before_BV = jnp.cumsum(probs_BV, axis=1) - probs_BV  # mass of the likelier pieces: the first always stays
+        least_B1 = jnp.min(jnp.where(before_BV < top_p, sorted_BV, jnp.inf), axis=1, keepdims=True)
+        logits_BV = jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)
+    return logits_BV

@@ -1,0 +1,65 @@
+"""What an experiment is made of and what a step of it costs, before anything is trained."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from ptjax.train import Run
+from ptjax.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """parameters: numbers by module. flops: of a step, from the formula; compiled_flops: as the compiler counts them,
+    or None where it does not. memory: bytes a device by kind. mesh: axis sizes."""
+
+    parameters: dict[str, int]
+    flops: float
+    compiled_flops: float | None
+    memory: dict[str, int]
+    mesh: dict[str, int]
+    devices: str
+
+
+def count(tree: PyTree) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def summarize(run: Run) -> Summary:
+    """Compiles the training step for abstract arrays: no parameter is allocated and nothing is trained."""
+    params = run.learner.params_shape
+    parts = {f"body.{name}": count(part) for name, part in params["body"].items()}
+    parts |= {name: count(part) for name, part in params.items() if name != "body"}
+    data, vocab = run.experiment.data, run.learner.vocab
+    mesh = dict(run.mesh.shape)
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)"
+    flops = run.experiment.flops_per_step(vocab)
+    if run.train_step.lower is None:  # pmap: what each device holds is known without the compiler
+        return Summary({k: v for k, v in parts.items() if v}, flops, None, {"state": _bytes(run.abstract)}, mesh, devices)
+    batch = {
+        "index": jax.ShapeDtypeStruct((data.batch_size,), np.int32),
+        "tokens": jax.ShapeDtypeStruct((data.batch_size, data.length), np.int32),
+    }
+    compiled = run.train_step.lower(run.abstract, batch).compile()
+    analysis = compiled.memory_analysis()
+    memory = {
+        "state": analysis.argument_size_in_bytes,
+        "temporaries": analysis.temp_size_in_bytes,
+        "outputs beyond the state": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+        "code": analysis.generated_code_size_in_bytes,
+    }
+    costs = compiled.cost_analysis() or {}
+    per_device = costs.get("flops")
+    return Summary(
+        {k: v for k, v in parts.items() if v},
+        flops,
+        per_device * jax.device_count() if per_device else None,
+        memory,
+        mesh,
+        devices,
+    )
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
