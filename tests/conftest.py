@@ -1,11 +1,16 @@
 """Fixtures that tests of all parts share."""
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("ptjax", deadline=None)  # machines are shared
+hypothesis.settings.load_profile("ptjax")
 
 
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory):
-    """A prepared Corpus of about 100 kB of English (topics of Python's `help()`), 400 pieces, blocks of 128 tokens, a paragraph a document."""
+    """A prepared Corpus of about 100 kB of English (topics of Python's `help()`), a paragraph a document; 400 pieces,
+    blocks of 128 tokens."""
     from pydoc_data.topics import topics
 
     from ptjax.data.prepare import Corpus, prepare

@@ -390,7 +390,7 @@ def _finish(corpus: Corpus, folder: Path, manifest: Manifest, tokenizer: Tokeniz
         "boundary_id": vocab.boundary_id, "boundary_side": vocab.boundary_side,
         "splits": {split: {key: state[key] for key in keys} for split, state in manifest.progress.items()}}
     manifest.complete = True
-    _write(folder, manifest, METADATA, (json.dumps(metadata, indent=1) + "\n").encode())
+    _write(folder, manifest, METADATA, (json.dumps(metadata, indent=1, sort_keys=True) + "\n").encode())
     return metadata
 
 

@@ -66,7 +66,7 @@ class SentencePiece(Config):
     model: Literal["unigram", "bpe"] = chz.field(default="unigram", doc="segmentation model: unigram or bpe")
     vocab_size: int = chz.field(default=8192, doc="pieces in all, with 7 control and 256 byte pieces among them")
     byte_fallback: bool = chz.field(default=True, doc="spell unknown characters as UTF-8 bytes, so that nothing is lost")
-    character_coverage: float = chz.field(default=0.9995, doc="share of the text's characters that get their own piece")
+    character_coverage: float = chz.field(default=0.9995, doc="share of the text's characters with their own piece, 0.98 to 1")
     normalization: Literal["identity", "nfkc", "nmt_nfkc", "nfkc_cf", "nmt_nfkc_cf"] = chz.field(
         default="identity", doc="SentencePiece normalisation rule; any but identity loses information")
     sample_bytes: int = chz.field(default=4_000_000, doc="at most so many bytes of text train the tokenizer")
@@ -106,6 +106,8 @@ def _training_advice(message: str, config: SentencePiece) -> str:
         least = int(match[2]) + 1
         return (f"tokenizer.vocab_size={config.vocab_size} has no room for the text's characters: set it to {least} or "
                 f"more, or lower tokenizer.character_coverage={config.character_coverage}")
+    if match := re.search(r"trainer_spec\.(\w+)\(\) ([<>].*)\]", message):
+        return f"tokenizer.{match[1]} is out of range; SentencePiece wants it {match[2].replace('trainer_spec.', '')}"
     return f"SentencePiece cannot train on this text: {message.strip()}"
 
 
