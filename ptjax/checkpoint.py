@@ -42,7 +42,7 @@ _DAMAGED, _DELETING, _TEMPORARY, _TIMES = ".damaged", ".deleting", ".orbax-check
 
 
 class Checkpoints:
-    """The checkpoints in one folder. With many processes, all call every method; the first one writes what is shared."""
+    """The checkpoints in one folder. All processes call every method; the first one writes what is shared."""
 
     def __init__(
         self,
@@ -120,8 +120,8 @@ class Checkpoints:
         if good is None:
             return None
         for other, problem in damaged.items():
-            self._on_event(f"Checkpoint {self.folder / str(other)} is damaged ({problem}); set aside, using step {good}.")
             aside = self.folder / f"{other}{_DAMAGED}"
+            self._on_event(f"Checkpoint {self.folder / str(other)} is damaged ({problem}); set aside; using {good}")
             if _is_primary():
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.folder / str(other)).rename(aside)
@@ -175,6 +175,7 @@ def restore_params(
     abstract_params: PyTree,
     step: int | None = None,
     only: Sequence[str] = ("body",),
+    field: str = "params",
     on_event: Callable[[str], None] = print,
 ) -> PyTree:
     """The parts `only` of the parameters saved in `folder`, for fine-tuning or evaluation; changes nothing there.
@@ -183,6 +184,7 @@ def restore_params(
       folder: of `Checkpoints`.
       abstract_params: nested dict with at least the parts; leaves have shape, dtype and sharding.
       step: None for the last good one.
+      field: of the state: 'params', or 'ema' for their average.
 
     Raises:
       UserError: no checkpoint, damage, leaves that are not those of `abstract_params`.
@@ -192,9 +194,9 @@ def restore_params(
     if good is None:
         raise UserError(f"There is no checkpoint in {folder}.")
     for other, problem in damaged.items():
-        on_event(f"Checkpoint {folder / str(other)} is damaged ({problem}); using step {good}.")
+        on_event(f"Checkpoint {folder / str(other)} is damaged ({problem}); using step {good}")
     parts = {part: abstract_params[part] for part in only}
-    return _read(folder / str(good), {"params": parts}, partial=True)["params"]
+    return _read(folder / str(good), {field: parts}, partial=True)[field]
 
 
 # Workdirs.

@@ -1,7 +1,7 @@
 """What a run tells: metrics.jsonl always, a progress bar or plain lines, TensorBoard and Weights & Biases on request.
 
-A line of metrics.jsonl is {"kind": "train" | "validation" | "event", "step": ..., "time": seconds since 1970, ...}. Each
-kind but "event" has one line a step: a resumed run takes out the lines that it is about to write again.
+A line of metrics.jsonl is {"kind": "train" | "validation" | "event", "step": ..., "time": seconds since 1970, ...}.
+Each kind but "event" has one line a step: a resumed run takes out the lines that it is about to write again.
 """
 
 import functools
@@ -105,15 +105,15 @@ class Logger:
         self.step, self._last_call = step, now
         if not self.primary:
             return
-        due = step % self.config.every == 0 or step == self.total_steps
+        last = step == self.total_steps
         values = self._window.means() | self._speed(now)
         if self._bar:
             self._bar.update(self._task, completed=step, description=self._describe(values, now))
-        if not due:
+        if step % self.config.every and not last:
             return
         self._write("train", step, values)
         self._window = _Window(start=now)
-        if not self._bar and self.config.progress and (now - self._last_plain > PLAIN_SECONDS or step == self.total_steps):
+        if self.config.progress and not self._bar and (last or now - self._last_plain > PLAIN_SECONDS):
             self._last_plain = now
             print(f"step {step}/{self.total_steps}  {self._describe(values, now)}", flush=True)
 

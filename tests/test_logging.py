@@ -95,9 +95,8 @@ def test_speed_leaves_out_compilation_and_validation(tmp_path, monkeypatch):
 
 
 def test_other_processes_write_nothing(tmp_path):
-    logger = Logger(
-        tmp_path / "run", Logging(), total_steps=1, tokens_per_step=1, flops_per_step=1.0, peak_flops=None, primary=False
-    )
+    sizes = dict(total_steps=1, tokens_per_step=1, flops_per_step=1.0, peak_flops=None)
+    logger = Logger(tmp_path / "run", Logging(), **sizes, primary=False)
     train(logger, [1])
     logger.evaluation(1, {"loss": 1.0})
     logger.event("?")
@@ -127,7 +126,8 @@ def test_silence_on_request(tmp_path, capsys):
 ON_A_TERMINAL = """
 import sys, time
 from ptjax.logging import Logger, Logging
-logger = Logger(sys.argv[1], Logging(every=5), total_steps=20, tokens_per_step=10**6, flops_per_step=1e6, peak_flops=1e8)
+sizes = dict(total_steps=20, tokens_per_step=10**6, flops_per_step=1e6, peak_flops=1e8)
+logger = Logger(sys.argv[1], Logging(every=5), **sizes)
 for step in range(1, 21):
     logger.train(step, {"loss": 2.5, "accuracy": 0.5}, {})
     time.sleep(0.01)

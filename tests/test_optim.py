@@ -37,9 +37,14 @@ def tree(seed):
     }
 
 
-def flat(params):
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf, np.float64)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+def leaves(tree):
+    """Path, as in "body/embed/tokens", to leaf."""
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+
+
+def flat(tree):
+    return {path: np.asarray(leaf, np.float64) for path, leaf in leaves(tree).items()}
 
 
 MATRICES = {  # path -> (inputs, outputs) of one layer's matrix, None where there is no layers axis
@@ -96,20 +101,17 @@ def test_the_leaves_of_real_models(model):
     vocab = VocabSpec.synthetic(100)
     net = MLM().net(model(layers=2, width=8, heads=2, hidden=16, max_length=16), vocab)
     params = jax.eval_shape(lambda: init(net, jax.random.key(0), 16))
-    paths = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    paths = set(leaves(params))
     block = "body/layers/block/"
     hidden = {f"{block}attention/{name}/kernel" for name in ("query", "key", "value", "output")}
     hidden |= {f"{block}mlp/{name}/kernel" for name in ("up", "down")}
     vectors = {path for path in paths if path.split("/")[-1] in ("bias", "scale")}
     assert hidden < paths and len(vectors) > 10
 
-    decays = {jax.tree_util.keystr(path, simple=True, separator="/")
-              for path, decay in jax.tree_util.tree_leaves_with_path(decayed(params)) if decay}
+    decays = {path for path, decay in leaves(decayed(params)).items() if decay}
     assert decays == paths - vectors and hidden < decays and "body/embed/tokens" in decays
-
-    state = jax.eval_shape(Muon().transform(params).init, params)
-    momenta = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(state)]
-    assert {"body" + path.rpartition("/body")[2] for path in momenta if "/muon/" in path and "/mu/" in path} == hidden
+    momenta = [path for path in leaves(jax.eval_shape(Muon().transform(params).init, params)) if "/mu/" in path]
+    assert {"body" + path.rpartition("/body")[2] for path in momenta if "/muon/" in path} == hidden
 
 
 def test_adamw():
@@ -213,8 +215,8 @@ def test_transform_needs_shapes_only_and_its_state_is_arrays(kind):
     abstract = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tree(0)))
     tx = kind().transform(abstract)
     state = tx.init(jax.tree.map(jnp.asarray, tree(0)))
-    leaves = jax.tree.leaves(state)
-    assert len(leaves) >= len(jax.tree.leaves(abstract)) and all(isinstance(leaf, jax.Array) for leaf in leaves)
+    arrays = jax.tree.leaves(state)
+    assert len(arrays) >= len(jax.tree.leaves(abstract)) and all(isinstance(leaf, jax.Array) for leaf in arrays)
 
 
 def test_another_rate_compiles_nothing_new():
