@@ -7,11 +7,11 @@ import jax
 import numpy as np
 
 from ptjax.partition import CompiledStep
-from ptjax.types import TrainState
+from ptjax.types import PyTree
 
 
 def evaluate(
-    step: CompiledStep, loss: Callable[[dict[str, float]], float], state: TrainState, batches: Iterable[dict]
+    step: CompiledStep, loss: Callable[[dict[str, float]], float], params: PyTree, batches: Iterable[dict]
 ) -> dict[str, float]:
     """Means over all examples, each metric by its own weight, summed in float64.
 
@@ -20,7 +20,7 @@ def evaluate(
     """
     sums: dict[str, np.ndarray] = {}
     for batch in batches:
-        for name, pair in jax.device_get(step(state, step.place(batch))).items():
+        for name, pair in jax.device_get(step(params, step.place(batch))).items():
             sums[name] = sums.get(name, 0.0) + np.asarray(pair, np.float64)
     means = {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
     terms = {name.removeprefix("loss/"): value for name, value in means.items() if name.startswith("loss/")}

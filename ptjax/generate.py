@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ptjax.checkpoint import read_config, restore_params
-from ptjax.config import UserError, from_json
+from ptjax.config import UserError
 from ptjax.data.tokenizers import Tokenizer
 from ptjax.models.heads import new_cache
 from ptjax.objectives.base import packed_input
@@ -57,16 +56,12 @@ class Predictor:
 
     @classmethod
     def of_state(cls, run: Run, state: TrainState) -> "Predictor":
-        params = state.params if state.ema is None else state.ema
-        return cls(run.experiment, run.learner.net, params, run.pipeline.tokenizer)
+        return cls(run.experiment, run.learner.net, state.averaged, run.pipeline.tokenizer)
 
     @classmethod
-    def of_workdir(cls, workdir: str | Path, step: int | None = None) -> "Predictor":
-        """The last good checkpoint of a run, or the one of `step`."""
-        run = Run.open(from_json(read_config(workdir), Experiment))
-        abstract = run.abstract.params
-        params = restore_params(Path(workdir) / "checkpoints", abstract, step, only=tuple(abstract))
-        return cls(run.experiment, run.learner.net, params, run.pipeline.tokenizer)
+    def of_workdir(cls, run: Run, workdir: str | Path, step: int | None = None) -> "Predictor":
+        """The last good checkpoint of a workdir, or the one of `step`."""
+        return cls(run.experiment, run.learner.net, run.restore_params(workdir, step), run.pipeline.tokenizer)
 
     def require(self, ability: str) -> None:
         objective = self.experiment.objective

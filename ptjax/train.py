@@ -17,7 +17,7 @@ import optax
 from jax.experimental import multihost_utils
 
 from ptjax import partition
-from ptjax.checkpoint import Checkpoints, check_workdir
+from ptjax.checkpoint import Checkpoints, check_workdir, restore_params
 from ptjax.config import Config, UserError, to_json
 from ptjax.data.pipeline import Data, Pipeline, Shard
 from ptjax.data.tokenizers import VocabSpec
@@ -196,12 +196,11 @@ class Learner:
             metrics["skipped"] = (new.guard["skipped"], 1.0)
         return new, metrics
 
-    def eval_step(self, state: TrainState, batch: Batch, axis: str | None = None) -> Metrics:
-        """Sums and weights over one batch, for parameters or their average; the question does not depend on the step."""
-        keys = example_keys(state.seed, EVALUATE, jnp.zeros((), jnp.int32), batch["index"])
+    def eval_step(self, params: PyTree, batch: Batch, axis: str | None = None) -> Metrics:
+        """Sums and weights over one batch. The question put to an example depends on the seed and on nothing else."""
+        keys = example_keys(jnp.uint32(self.experiment.seed), EVALUATE, jnp.int32(0), batch["index"])
         batch = self.experiment.objective.corrupt(batch, keys, self.vocab)
         weights = self.experiment.objective.weights(batch, self.vocab)
-        params = state.params if state.ema is None else state.ema
         losses = self.experiment.objective.losses(self.net, {"params": params}, batch, StepContext(self.vocab))
         sums = {f"loss/{name}": (total, weights[name]) for name, total in losses.totals.items()} | losses.metrics
         return jax.lax.psum(sums, axis) if axis else sums
@@ -300,22 +299,26 @@ class Run:
 
     @functools.cached_property
     def train_step(self) -> partition.CompiledStep:
-        return self._compile(self.learner.train_step, updates=True)
+        return self._compile(self.learner.train_step, self.shardings, updates=True)
 
     @functools.cached_property
     def eval_step(self) -> partition.CompiledStep:
-        return self._compile(self.learner.eval_step, updates=False)
+        return self._compile(self.learner.eval_step, self.shardings.params, updates=False)
 
-    def _compile(self, step, updates):
+    def _compile(self, step, shardings, updates):
         config = self.experiment.mesh
-        return partition.compile_step(
-            step, self.mesh, config.rules, self.shardings, layout=config.layout, updates=updates
-        )
+        return partition.compile_step(step, self.mesh, config.rules, shardings, layout=config.layout, updates=updates)
 
-    def evaluate(self, state: TrainState, split: str = "validation", batches: int | None = None) -> dict[str, float]:
+    def restore_params(self, workdir: str | Path, step: int | None = None) -> PyTree:
+        """What is evaluated of a run: the parameters of its last good checkpoint, or of `step`, or their average."""
+        field = "params" if self.experiment.ema is None else "ema"
+        abstract = self.abstract.params
+        return restore_params(Path(workdir) / "checkpoints", abstract, step, only=tuple(abstract), field=field)
+
+    def evaluate(self, params: PyTree, split: str = "validation", batches: int | None = None) -> dict[str, float]:
         """Means over a split of the prepared data, every row once: loss, perplexity, accuracy, bits a byte."""
         pipeline = Pipeline(self.experiment.data, split, shuffle=False)
-        return evaluate(self.eval_step, self.learner.loss, state, pipeline.iterate(0, batches, self.shard))
+        return evaluate(self.eval_step, self.learner.loss, params, pipeline.iterate(0, batches, self.shard))
 
 
 def train(
@@ -338,7 +341,7 @@ def train(
         on_event(f"Resuming from step {start} of {experiment.steps}")
     if start >= experiment.steps:
         on_event(f"Step {start} is the last: nothing left to train")
-        return state, run.evaluate(state, batches=experiment.evaluation.batches)
+        return state, run.evaluate(state.averaged, batches=experiment.evaluation.batches)
     peak = measure_peak()
     logger = Logger(
         workdir,
@@ -419,7 +422,7 @@ class _Loop:
             scores = None
             if last or (e.evaluation.every and done % e.evaluation.every == 0 and not signum):
                 self._report()
-                scores = self.run_.evaluate(state, batches=e.evaluation.batches)
+                scores = self.run_.evaluate(state.averaged, batches=e.evaluation.batches)
                 self.logger.evaluation(done, scores)
             if last or signum or self._save_is_due(done):
                 self._save(done, state, scores)

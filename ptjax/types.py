@@ -79,3 +79,8 @@ class TrainState:
     opt_state: PyTree
     ema: PyTree = None
     guard: dict[str, Array] | None = None
+
+    @property
+    def averaged(self) -> PyTree:
+        """The parameters to evaluate: their average where one is kept."""
+        return self.params if self.ema is None else self.ema

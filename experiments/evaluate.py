@@ -1,0 +1,43 @@
+"""Evaluate a checkpoint on a split of its corpus: loss, perplexity, accuracy, bits a byte.
+
+    python -m experiments.evaluate --workdir=runs/mlm_stdlib
+    python -m experiments.evaluate --workdir=runs/mlm_stdlib --step=1000 --split=train --batches=50
+"""
+
+import json
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from ptjax.train import Experiment, Run
+
+from . import cli
+
+FLAGS = {
+    "--split": dict(default="validation", choices=("train", "validation"), help="of the prepared corpus"),
+    "--step": dict(type=int, help="of the checkpoint (default: the last good one)"),
+    "--batches": dict(type=int, help="at most so many (default: the whole split)"),
+    "--json": dict(action="store_true", help="print one line of JSON instead of a table"),
+}
+
+
+def main(command: cli.Command) -> None:
+    run = Run.open(command.config)
+    params = run.restore_params(command.workdir, command.flags.step)
+    scores = run.evaluate(params, command.flags.split, command.flags.batches)
+    if jax.process_index():
+        return
+    if command.flags.json:
+        print(json.dumps(scores))
+        return
+    table = Table(title=f"{command.workdir}, {command.flags.split}", title_justify="left", show_header=False, box=None)
+    if "fill" in run.experiment.objective.abilities():
+        scores["pseudo-perplexity"] = scores.pop("perplexity")
+    for name, value in scores.items():
+        table.add_row(name.replace("_", " "), f"{value:.4f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    cli.run(main, base=Experiment, flags=FLAGS, doc=__doc__)
