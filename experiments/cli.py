@@ -103,6 +103,8 @@ def parse(
         parser.add_argument(name, **arguments)
     parser.add_argument("--distributed", action="store_true", help="join the cluster that jax finds around it")
     parser.add_argument("--help", action="store_true", help="show this; with --config also every key of the config")
+    for action in parser._actions:
+        action.required &= "--help" not in argv
     known, rest = parser.parse_known_args(argv)
     _refuse_unknown_flags(rest, [name for action in parser._actions for name in action.option_strings])
     if known.help:
@@ -174,6 +176,8 @@ def _refuse_unknown_flags(rest: list[str], known: list[str]) -> None:
 
 
 def _help(parser: _Parser, doc: str, known: argparse.Namespace, overrides: list[str], base: type[Config]) -> str:
+    if parser.prog.startswith("ptjax "):
+        doc = doc.replace("python -m experiments.", "ptjax ")
     parts = [
         f"usage: {parser.prog} --config=FILE[:arg=value,...] --workdir=DIR [flags] [key.path=value ...]",
         textwrap.dedent(doc).strip(),
@@ -200,7 +204,7 @@ def _message(error: BaseException) -> str | None:
         if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
             return f"There is no space left on the disk ({text}). What was saved is whole: free some, run again."
         if number in (errno.EACCES, errno.EPERM, errno.EROFS) or "Permission denied" in text:
-            return f"No permission to write there ({text}). Choose another folder, or change its owner."
+            return f"No permission ({text}). Choose another folder, or change its owner."
     return None
 
 
