@@ -79,6 +79,9 @@ def run(
         main(parse(sys.argv[1:], doc=doc, base=base, flags=flags, workdir=workdir))
     except KeyboardInterrupt:
         code = _fail("Interrupted.", 130)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
     except Exception as error:
         message = _message(error)
         if message is None:

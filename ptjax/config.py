@@ -93,11 +93,9 @@ def find_config_file(name: str) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.py") if path.stem != "__init__"})
-    raise UserError(
-        f"There is no config file {name}.{_did_you_mean(stem, known)}"
-        + (f" Configs at hand: {', '.join(known)}." if known else "")
-    )
+    known = sorted({path.stem for folder in folders for path in folder.glob("[!_]*.py")})
+    at_hand = f" Configs at hand: {', '.join(known)}." if known else ""
+    raise UserError(f"There is no config file {name}.{_did_you_mean(stem, known)}{at_hand}")
 
 
 def _get_config_arguments(get_config: Callable, text: str, path: Path) -> dict[str, Any]:
@@ -190,8 +188,7 @@ def help_text(config: Config) -> str:
     return _table(rows)
 
 
-def _table(rows: Iterable[Sequence[str]]) -> str:
-    rows = list(rows)
+def _table(rows: Sequence[Sequence[str]]) -> str:
     widths = [min(40, max(map(len, column))) for column in zip(*rows)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
@@ -249,33 +246,31 @@ def _replace(values: Values, key: str, new: Values) -> None:
 def _default_values(key: str, cls: type[Config]) -> Values:
     values: Values = {key: cls}
     for name, field in chz.chz_fields(cls).items():
-        if field._default is not chz.util.MISSING:
-            values |= _flatten(_join(key, name), field._default)
-        elif field._default_factory is not chz.util.MISSING:
-            values |= _flatten(_join(key, name), field._default_factory())
+        default = field._default
+        if field._default_factory is not chz.util.MISSING:
+            default = field._default_factory()
+        if default is not chz.util.MISSING:
+            values |= _flatten(_join(key, name), default)
     return values
 
 
 def _type_of(values: Values, key: str) -> Any:
     """The annotation at `key`, or a UserError that names the nearest key."""
     parent, _, name = key.rpartition(".")
-    if parent and parent not in values:  # a field without a value yet, or a container of configs
+    if not _is_config(values.get(parent)):
         kind = _type_of(values, parent)
-        if _is_container(kind):
+        bases = _config_types(kind)
+        if bases and _is_container(kind):
             return _element_type(kind, parent, name, values)
-        if len(bases := _config_types(kind)) == 1:
-            values.update(_default_values(parent, bases[0]))
-    owner = values.get(parent)
-    if _is_config(owner):
-        if name in chz.chz_fields(owner):
-            return chz.chz_fields(owner)[name].x_type
-        raise UserError(_unknown_key(values, key, owner))
-    kind = _type_of(values, parent)
-    if _is_container(kind) and _config_types(kind):
-        return _element_type(kind, parent, name, values)
-    names = [c.__name__ for base in _config_types(kind) for c in _subclasses(base)]
-    mend = f"name a class first, {parent}=..., one of {', '.join(names)}" if names else f"set it whole, {parent}=..."
-    raise UserError(f"There is no {key!r}: {parent!r} is {_show(owner)}; {mend}.")
+        if parent in values or len(bases) != 1:
+            names = ", ".join(c.__name__ for base in bases for c in _subclasses(base))
+            mend = f"name a class first, {parent}=..., one of {names}" if names else f"set it whole, {parent}=..."
+            raise UserError(f"There is no {key!r}: {parent!r} is {_show(values.get(parent, ...))}; {mend}.")
+        values.update(_default_values(parent, bases[0]))  # a field that has no default, but one class
+    fields = chz.chz_fields(values[parent])
+    if name not in fields:
+        raise UserError(_unknown_key(values, key, values[parent]))
+    return fields[name].x_type
 
 
 def _element_type(kind: Any, parent: str, name: str, values: Values) -> Any:
@@ -291,17 +286,16 @@ def _element_type(kind: Any, parent: str, name: str, values: Values) -> Any:
 
 def _unknown_key(values: Values, key: str, owner: type[Config]) -> str:
     parent, _, name = key.rpartition(".")
-    keys = [k for k in values if k]
     fields = chz.chz_fields(owner)
-    near = [_join(parent, n) for n in difflib.get_close_matches(name, fields, 1)]
-    near = near or [k for k in keys if k.rpartition(".")[2] == name] or difflib.get_close_matches(key, keys, 1)
-    last = difflib.get_close_matches(name, [k.rpartition(".")[2] for k in keys], 1)
-    near = near or [k for k in keys if k.rpartition(".")[2] in last]
-    return (
-        f"There is no {key!r}."
-        + (f" Did you mean {' or '.join(map(repr, near[:3]))}?" if near else "")
-        + f" Fields of {owner.__name__}: {', '.join(fields) or 'none'}."
+    named = {k: k.rpartition(".")[2] for k in values}  # for a right name in a wrong place
+    near = (
+        [_join(parent, field) for field in difflib.get_close_matches(name, fields, 1)]
+        or [k for k in named if named[k] == name]
+        or difflib.get_close_matches(key, named, 1)
+        or [k for k in named if named[k] in difflib.get_close_matches(name, named.values(), 1)]
     )
+    hint = f" Did you mean {' or '.join(map(repr, near[:3]))}?" if near else ""
+    return f"There is no {key!r}.{hint} Fields of {owner.__name__}: {', '.join(fields) or 'none'}."
 
 
 # Types and values.
@@ -389,7 +383,7 @@ def _type_name(kind: Any) -> str:
 
 
 def _class_name(cls: type[Config]) -> str:
-    return f"{cls.__module__}:{cls.__qualname__}"
+    return f"{cls.__module__}:{cls.__qualname__}"  # the module of a config file that `import` cannot find is its path
 
 
 def _subclasses(base: type) -> list[type]:

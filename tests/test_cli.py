@@ -52,10 +52,10 @@ def main(command):
         import signal
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         print("ready", flush=True); signal.pause()
-    if action == "jax": print("jax" in sys.modules)
+    if action == "talk": print(*range(100_000), sep="\\n")
 
 if __name__ == "__main__":
-    cli.run(main, flags=FLAGS, doc=__doc__, uses_jax="--action=jax" in sys.argv)
+    cli.run(main, flags=FLAGS, doc=__doc__, uses_jax=False)
 '''
 
 
@@ -97,7 +97,8 @@ def test_config_workdir_flags_and_overrides_in_any_order(folder):
 
 def test_the_workdirs_own_config_is_the_default(folder):
     (folder / "run").mkdir()
-    (folder / "run" / "config.json").write_text(to_json(parse("--config=demo_config.py", "--workdir=w", "steps=4").config))
+    config = parse("--config=demo_config.py", "--workdir=w", "steps=4").config
+    (folder / "run" / "config.json").write_text(to_json(config))
     assert parse("--workdir=run").config.steps == 4
     assert parse("--workdir=run", "steps=6").config.steps == 6
     assert parse("--workdir=run", "--config=demo_config.py").config.steps == 10
@@ -175,9 +176,10 @@ def test_control_c_is_130_with_one_line(folder):
     assert process.returncode == 130 and stderr.strip() == "Interrupted."
 
 
-def test_jax_is_set_up_only_where_it_is_used(folder):
+def test_the_compilation_cache_can_be_moved_and_switched_off(folder):
     code = (
-        "import sys; from experiments import cli; import jax; cli.set_up_jax(); print(jax.config.jax_compilation_cache_dir)"
+        "from experiments import cli; cli.set_up_jax()\n"
+        "import jax; print(jax.config.jax_compilation_cache_dir)\n"
     )
     run = lambda **environment: subprocess.run(  # noqa: E731
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}
@@ -204,6 +206,12 @@ def test_freed_memory_is_kept():
         for mode in ("keep", "leave")
     }
     assert faults["keep"] * 10 < faults["leave"], faults
+
+
+def test_a_reader_that_stops_reading_is_no_error_of_ours(folder):
+    script = f"{sys.executable} -m demo_main --config=demo_config.py --workdir=run --action=talk | head -1"
+    done = subprocess.run(script, shell=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")
 
 
 # The command `ptjax`.
