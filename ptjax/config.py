@@ -418,8 +418,6 @@ def _find_class(name: str, bases: Sequence[type[Config]], key: str) -> type[Conf
         if len(matches) > 1:
             raise UserError(f"{key}: {name!r} may be {' or '.join(map(_class_name, matches))}; write one of these.")
         found = matches[0]
-    if "__chz_fields__" not in vars(found):
-        raise UserError(f"{key}: write @chz.chz above class {found.__name__}; without it its fields are lost.")
     return found
 
 

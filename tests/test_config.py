@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -184,6 +185,15 @@ def test_plain_fields_call_nothing_either(key):
     for text in HOSTILE:
         with pytest.raises(UserError):
             draw(f"{key}={text}")
+
+
+def test_a_field_that_only_code_can_fill_is_not_set_from_text():
+    @chz.chz
+    class Hooked(Config):
+        hook: Callable | None = None
+
+    with pytest.raises(UserError, match="'hook'.*config file"):
+        override(Hooked(), [f"hook={__name__}:plain_function"])
 
 
 def test_text_stays_text():
