@@ -99,22 +99,25 @@ def find_config_file(name: str) -> Path:
 
 
 def _get_config_arguments(get_config: Callable, text: str, path: Path) -> dict[str, Any]:
-    parameters = inspect.signature(get_config, eval_str=True).parameters
-    described = ", ".join(str(p) for p in parameters.values()) or "none"
+    signature = inspect.signature(get_config, eval_str=True)
+    parameters = signature.parameters
+    described = ", ".join(map(str, parameters.values())) or "none"
+    usage = f"Arguments: {described}; they are written {path}:name=value,name=value."
     kwargs = {}
     for argument in re.split(r",(?=\s*\w+\s*=)", text) if text else []:
         name, equals, value = argument.partition("=")
         name = name.strip()
         if not equals or name not in parameters:
-            raise UserError(
-                f"get_config() of {path} has no argument {name!r}.{_did_you_mean(name, parameters)} "
-                f"Arguments: {described}; they are written {path}:name=value,name=value."
-            )
+            raise UserError(f"get_config() of {path} has no {name!r}.{_did_you_mean(name, parameters)} {usage}")
         kind = parameters[name].annotation
         if kind is inspect.Parameter.empty:
             default = parameters[name].default
             kind = type(default) if isinstance(default, (bool, int, float, str)) else object
         kwargs[name] = _cast(value, kind, f"argument {name!r} of {path}")
+    try:
+        signature.bind(**kwargs)
+    except TypeError as error:
+        raise UserError(f"get_config() of {path}: {error}. {usage}") from None
     return kwargs
 
 

@@ -338,6 +338,13 @@ def test_mistakes_in_the_name_of_a_config(folder, spec, words):
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
+def test_a_required_argument_is_asked_for(folder):
+    (folder / "g.py").write_text(FILE.replace('size: str = "small", z', "size: str, z"))
+    assert load("g.py:size=a,b").size == "a,b"  # a comma separates where a name and = follow
+    with pytest.raises(UserError, match="'size'.*g.py:name=value"):
+        load("g.py")
+
+
 def test_load_checks_the_class_that_a_main_expects(folder):
     (folder / "f.py").write_text(FILE)
     with pytest.raises(UserError, match="return a Drawing"):
