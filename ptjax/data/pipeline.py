@@ -96,13 +96,9 @@ class Pipeline:
         _check_sizes(self, tokens)
         self.unit_rows = max(self.block // self.length, 1)  # rows of a unit
         self.unit_blocks = max(self.length // self.block, 1)  # blocks of a unit
-        self.units = tokens // (self.unit_rows * self.length)  # whole units; the rest of the rows are the tail
-        window_units = max(data.window // self.unit_blocks, 1)
-        self._window_rows = window_units * self.unit_rows
-        self._windows = max(self.units // window_units, 1)
+        self._order = Order(self.rows, self.unit_rows, max(data.window // self.unit_blocks, 1), seed)
         self.fingerprint = hashlib.sha256(f"{manifest.fingerprint()} {split} {self.length}".encode()).hexdigest()
 
-        self._window_order = functools.lru_cache(maxsize=4)(self._window_order)
         self._blocks = _Blocks(folder, split, self.metadata, capacity=2 * data.window)
 
     def __reduce__(self):  # a worker process opens the files itself
@@ -114,31 +110,7 @@ class Pipeline:
         if not self.shuffle:
             positions = np.arange(start, stop, dtype=np.int32)
             return np.where(positions < self.rows, positions, np.int32(-1))
-        rows = []
-        while start < stop:
-            epoch, position = divmod(start, self.rows)
-            window = min(position // self._window_rows, self._windows - 1)
-            order = self._window_order(epoch, window)
-            offset = position - window * self._window_rows
-            rows.append(order[offset:offset + stop - start])
-            start += len(rows[-1])
-        return np.concatenate(rows)
-
-    def _window_order(self, epoch: int, window: int) -> np.ndarray:
-        """int32[n]: the rows of a window of an epoch, in the order in which they come. The last window also takes the
-        tail, and the units that are too few for a window of their own."""
-        first = window * self._window_rows
-        stop = self.rows if window == self._windows - 1 else first + self._window_rows
-        rows = np.arange(first, stop, dtype=np.int32)
-        if self._windows > 1:  # else the shuffle within the window is one of the whole split
-            from grain.experimental import index_shuffle
-
-            seed = _seed(self.seed, epoch)
-            whole = min(stop, self.units * self.unit_rows)  # behind it is the tail, which stays where it is
-            for start in range(first, whole, self.unit_rows):
-                unit = index_shuffle(start // self.unit_rows, self.units - 1, seed, 4)
-                rows[start - first:start - first + self.unit_rows] = np.arange(self.unit_rows) + unit * self.unit_rows
-        return rows[_permutation(len(rows), _seed(self.seed, epoch, window))]
+        return self._order.rows_at(start, stop)
 
     def read_rows(self, rows: np.ndarray) -> np.ndarray:
         """int32[b, L]: the tokens of these rows; pad tokens for row -1."""
@@ -203,6 +175,46 @@ def batch_at(pipeline: Pipeline, step: int, shard: Shard = Shard()) -> Batch:
     return {"index": rows, "tokens": pipeline.read_rows(rows)}
 
 
+class Order:
+    """Epochs as permutations of range(rows): units of `unit_rows` rows over all, then rows within windows of so many units.
+
+    Any part of it is computed at once, with no state, from the seed.
+    """
+
+    def __init__(self, rows: int, unit_rows: int, window_units: int, seed: int):
+        self.rows, self.unit_rows, self.seed = rows, unit_rows, seed
+        self.units = rows // unit_rows  # whole ones; the rest of the rows are the tail
+        self.window_rows = window_units * unit_rows
+        self.windows = max(self.units // window_units, 1)
+        self._window = functools.lru_cache(maxsize=4)(self._window)
+
+    def rows_at(self, start: int, stop: int) -> np.ndarray:
+        """int32[stop - start]: the rows at these positions, counted over all epochs."""
+        parts = []
+        while start < stop:
+            epoch, position = divmod(start, self.rows)
+            window = min(position // self.window_rows, self.windows - 1)
+            offset = position - window * self.window_rows
+            parts.append(self._window(epoch, window)[offset:offset + stop - start])
+            start += len(parts[-1])
+        return np.concatenate(parts)
+
+    def _window(self, epoch: int, window: int) -> np.ndarray:
+        """int32[n]: the rows of one window. The last one also takes the tail, and units too few for their own window."""
+        first = window * self.window_rows
+        stop = self.rows if window == self.windows - 1 else first + self.window_rows
+        rows = np.arange(first, stop, dtype=np.int32)
+        if self.windows > 1:  # else the shuffle within the window is one of all rows
+            from grain.experimental import index_shuffle
+
+            seed = _seed(self.seed, epoch)
+            whole = min(stop, self.units * self.unit_rows)  # behind it is the tail, which stays where it is
+            for start in range(first, whole, self.unit_rows):
+                unit = index_shuffle(start // self.unit_rows, self.units - 1, seed, 4)
+                rows[start - first:start - first + self.unit_rows] = np.arange(self.unit_rows) + unit * self.unit_rows
+        return rows[_permutation(len(rows), _seed(self.seed, epoch, window))]
+
+
 class _Reader:
     """`batch_at` as something that travels to a worker process."""
 
@@ -246,10 +258,13 @@ class _Blocks:
     def _read(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         for shard, group in itertools.groupby(numbers, lambda n: n // self._sizes[0]):
             wanted = list(group)
-            for n, record in zip(wanted, self._reader(shard).read([n % self._sizes[0] for n in wanted])):
-                if len(record) != self._record_size or not record.startswith(self._header):
-                    raise UserError(f"{self._paths[shard]} is damaged: record {n % self._sizes[0]} is no block of tokens; "
-                                    "`python -m experiments.prepare --verify` checks all files")
+            try:
+                records = self._reader(shard).read([n % self._sizes[0] for n in wanted])
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise UserError(f"{self._paths[shard]} is damaged ({error}): restore it, or delete its folder and prepare "
+                                "it again; `python -m experiments.prepare --verify` checks all files") from error
+            for n, record in zip(wanted, records):
+                assert len(record) == self._record_size and record.startswith(self._header), self._paths[shard]
                 yield n, np.frombuffer(record, self._dtype, offset=len(self._header))
 
     def _reader(self, shard: int):

@@ -1,0 +1,61 @@
+"""How fast does the input pipeline deliver tokens? Reading, shuffling and batching on one core. Goal: 5 M tokens/s.
+
+    python -m benchmarks.input [prepared corpus]
+
+Without an argument, the standard library is prepared first (3 M tokens).
+"""
+
+import os
+import platform
+import re
+import statistics
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from ptjax.data.pipeline import Data, Pipeline, batch_at
+from ptjax.data.prepare import Corpus, prepare
+from ptjax.data.sources import Stdlib
+from ptjax.data.tokenizers import SentencePiece
+
+TOKENS_A_BATCH, STEPS, REPEATS = 32_768, 100, 9
+
+
+def machine() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def measure(pipeline: Pipeline) -> tuple[float, float]:
+    """(median, worst) million tokens a second, over `REPEATS` stretches of steps of different epochs."""
+    speeds = []
+    for repeat in range(REPEATS):
+        steps = range(repeat * 10_000, repeat * 10_000 + STEPS)
+        start = time.perf_counter()
+        tokens = sum(batch_at(pipeline, step)["tokens"].size for step in steps)
+        speeds.append(tokens / (time.perf_counter() - start) / 1e6)
+    return statistics.median(speeds), min(speeds)
+
+
+def main() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core
+    packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "grain", "array_record"))
+    print(f"{machine()}, one core; Python {platform.python_version()}, {packages}")
+    with tempfile.TemporaryDirectory() as folder:
+        if sys.argv[1:]:
+            corpus = Corpus(path=sys.argv[1])
+        else:
+            corpus = Corpus(path=folder, source=Stdlib(), tokenizer=SentencePiece(model="bpe"))
+            prepare(corpus)
+        for length in (128, 512, 1024, 4096):
+            data = Data(corpus=corpus, length=length, batch_size=TOKENS_A_BATCH // length)
+            median, worst = measure(Pipeline(data))
+            print(f"length {length:5}: median {median:5.1f} M tokens/s, worst {worst:5.1f}")
+
+
+if __name__ == "__main__":
+    main()
