@@ -3,8 +3,8 @@
     python -m benchmarks.prepare ['texts/*.txt'] [unigram|bpe]
 
 Without arguments, on the standard library. Both are measured in turns, after the tokenizer is trained: `prepare` reads,
-hashes, encodes, writes and commits; SentencePiece encodes the same text from memory, in pieces of 16,384 characters (the
-size at which it is fastest), on one thread.
+hashes, encodes, writes and commits; SentencePiece encodes the same text from memory, in pieces of 16,384 characters
+(the size at which it is fastest), on one thread.
 """
 
 import os
@@ -69,8 +69,8 @@ def main() -> None:
     speed, peer = (megabytes / statistics.median(wall for wall, _ in times) for times in (ours, theirs))
     wall = statistics.median(b[0] / a[0] / cores for a, b in zip(ours, theirs))
     cpu = statistics.median(b[1] / a[1] for a, b in zip(ours, theirs))
-    print(f"prepare {speed:.1f} MB/s, SentencePiece {peer:.1f} MB/s a core: {wall:.2f} of SentencePiece times {cores} cores "
-          f"(median of {REPEATS}); on a machine that others use look at processor time: {cpu:.2f}")
+    print(f"prepare {speed:.1f} MB/s, SentencePiece {peer:.1f} MB/s a core: {wall:.2f} of SentencePiece times {cores} "
+          f"cores (median of {REPEATS}); on a machine that others use look at processor time: {cpu:.2f}")
 
 
 if __name__ == "__main__":

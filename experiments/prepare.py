@@ -1,7 +1,7 @@
 """Prepare a text corpus: train its tokenizer, and write its tokens as a TFDS data set.
 
     python -m experiments.prepare --config=configs/mlm_stdlib.py
-    python -m experiments.prepare --config=configs/corpus.py:glob='my/texts/*.txt' --workdir=data/mine tokenizer.vocab_size=16384
+    python -m experiments.prepare --config=configs/corpus.py:glob='my/texts/*.txt' --workdir=data/mine
 
 The config is a Corpus, or an Experiment, of which data.corpus is taken. --workdir stands for the corpus's path.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import chz
 from rich.console import Console
-from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+from rich.progress import DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 
 from ptjax.config import UserError, describe
 from ptjax.data.manifest import Manifest
@@ -27,7 +27,8 @@ FLAGS = {
 def main(command: cli.Command) -> None:
     config = getattr(getattr(command.config, "data", None), "corpus", command.config)
     if not isinstance(config, Corpus):
-        raise UserError(f"The config has to be a Corpus, or an Experiment with data.corpus, not a {type(config).__name__}.")
+        kind = type(config).__name__
+        raise UserError(f"The config has to be a Corpus, or an Experiment with data.corpus, not a {kind}.")
     corpus = chz.replace(config, path=str(command.workdir)) if command.workdir else config
     if command.flags.verify:
         print(f"{verify(corpus.path)} files of {corpus.path} are as they were written.")
@@ -38,8 +39,8 @@ def main(command: cli.Command) -> None:
 
 def prepare_with_progress(corpus: Corpus, workers: int | None = None) -> None:
     console = Console()
-    columns = [SpinnerColumn(), TextColumn("{task.description:10}"), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn()]
-    with Progress(*columns, console=console) as bar:
+    phase = TextColumn("{task.description:10}")
+    with Progress(phase, DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn(), console=console) as bar:
         tasks = {}
 
         def progress(phase: str, text_bytes: int) -> None:

@@ -53,7 +53,7 @@ class Manifest:
         os.replace(draft, folder / NAME)
 
     def check(self, folder: Path, hashes: bool = False) -> None:
-        """Raises UserError naming the first file that is missing or has another size, or, with `hashes`, other bytes."""
+        """Raises UserError naming a file that is missing or has another size, or, with `hashes`, other bytes."""
         for name, expected in sorted(self.files.items()):
             path = folder / name
             if not path.is_file():

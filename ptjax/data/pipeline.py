@@ -1,9 +1,9 @@
 """Batches of token rows as a pure function of (seed, step), from a prepared corpus.
 
-The tokens of a split are one stream, kept in blocks. A *row* is `length` tokens of it, a *unit* the shortest piece of it
-that is whole rows and whole blocks. An epoch is a permutation of the rows: the units are permuted over the whole split,
-by Grain's stateless `index_shuffle`, then the rows within each window of successive units. So any step can be had at once,
-and reading stays local enough to read each block about once.
+The tokens of a split are one stream, kept in blocks. A *row* is `length` tokens of it, a *unit* the shortest piece of
+it that is whole rows and whole blocks. An epoch is a permutation of the rows: the units are permuted over the whole
+split, by Grain's stateless `index_shuffle`, then the rows within each window of successive units. So any step can be
+had at once, and reading stays local enough to read each block about once.
 """
 
 import collections
@@ -36,7 +36,7 @@ class Data(Config):
     length: int = chz.field(default=128, doc="tokens a row: divides the corpus's block, or is a multiple of it")
     batch_size: int = chz.field(default=64, doc="rows a step, over all processes")
     window: int = chz.field(default=256, doc="blocks whose rows are shuffled together")
-    workers: int = chz.field(default=0, doc="reader processes; 0 reads ahead in a thread, which is fast enough for text")
+    workers: int = chz.field(default=0, doc="reader processes; 0 reads ahead in a thread, fast enough for text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,16 +73,16 @@ class Pipeline:
         folder = Path(data.corpus.path).expanduser()
         manifest = Manifest.load(folder)
         if manifest is None or not manifest.complete:
-            raise UserError(f"{folder} {'holds no prepared corpus' if manifest is None else 'is prepared only in part'}: "
-                            "run `python -m experiments.prepare` with the same --config")
+            state = "holds no prepared corpus" if manifest is None else "is prepared only in part"
+            raise UserError(f"{folder} {state}: run `python -m experiments.prepare` with the same --config")
         if data.corpus.source is not None:
             check_inputs(manifest, data.corpus.inputs(), folder)
         manifest.check(folder)
         self.metadata = json.loads((folder / METADATA).read_text())
         self.tokenizer = Tokenizer(folder / TOKENIZER, self.metadata["boundary_side"])
         if self.tokenizer.hash != self.metadata["tokenizer"]["sha256"]:
-            raise UserError(f"{self.tokenizer.path} is not the tokenizer that the data set in {folder} was encoded with: "
-                            f"restore it, or delete {folder} and prepare it again")
+            raise UserError(f"{self.tokenizer.path} is not the tokenizer that the data set in {folder} was encoded "
+                            f"with: restore it, or delete {folder} and prepare it again")
         self.vocab = self.tokenizer.vocab
         if split not in self.metadata["splits"]:
             raise UserError(f"{folder} has no split {split!r}, only {', '.join(self.metadata['splits'])}: "
@@ -122,8 +122,8 @@ class Pipeline:
                 start = rows[i] % self.unit_rows * self.length
                 tokens[i] = block[start:start + self.length]
             return tokens
-        total = len(self._blocks)
-        wanted = [range(row * self.unit_blocks, min((row + 1) * self.unit_blocks, total)) for row in rows[real].tolist()]
+        total, n = len(self._blocks), self.unit_blocks
+        wanted = [range(row * n, min((row + 1) * n, total)) for row in rows[real].tolist()]
         blocks = iter(self._blocks.get([block for blocks in wanted for block in blocks]))
         for i, row_blocks in zip(real, wanted):
             for k in range(len(row_blocks)):
@@ -140,7 +140,7 @@ class Pipeline:
 
         if stop is None:
             stop = 2**31 - 1 if self.shuffle else self.steps_per_epoch
-        batch_at(self, start, shard)  # a mistake shows here, not in another thread
+        _shard_size(self, shard)  # a mistake shows here, not in another thread
         workers = self.data.workers if workers is None else workers
         steps = grain.MapDataset.range(start, stop).map(_Reader(self, shard))
         if not workers:
@@ -164,10 +164,7 @@ def batch_at(pipeline: Pipeline, step: int, shard: Shard = Shard()) -> Batch:
     Raises:
         UserError: a batch size that is no multiple of the shards. IndexError: behind the end of an unshuffled pass.
     """
-    size, rest = divmod(pipeline.batch_size, shard.count)
-    if rest:
-        raise UserError(f"batch_size={pipeline.batch_size} is not divisible by the {shard.count} processes that read it: "
-                        f"use {size * shard.count or shard.count} or {(size + 1) * shard.count}")
+    size = _shard_size(pipeline, shard)
     if step < 0 or not pipeline.shuffle and step >= pipeline.steps_per_epoch:
         raise IndexError(f"step {step}: the pass over {pipeline.split} has {pipeline.steps_per_epoch} steps")
     start = step * pipeline.batch_size + shard.index * size
@@ -175,10 +172,17 @@ def batch_at(pipeline: Pipeline, step: int, shard: Shard = Shard()) -> Batch:
     return {"index": rows, "tokens": pipeline.read_rows(rows)}
 
 
-class Order:
-    """Epochs as permutations of range(rows): units of `unit_rows` rows over all, then rows within windows of so many units.
+def _shard_size(pipeline: Pipeline, shard: Shard) -> int:
+    size, rest = divmod(pipeline.batch_size, shard.count)
+    if rest:
+        raise UserError(f"batch_size={pipeline.batch_size} is not divisible by the {shard.count} processes that read "
+                        f"it: use {size * shard.count or shard.count} or {(size + 1) * shard.count}")
+    return size
 
-    Any part of it is computed at once, with no state, from the seed.
+
+class Order:
+    """Epochs as permutations of range(rows): of units of `unit_rows` rows over all, then of the rows within each window
+    of `window_units` units. Any part of it is computed at once from the seed.
     """
 
     def __init__(self, rows: int, unit_rows: int, window_units: int, seed: int):
@@ -200,7 +204,7 @@ class Order:
         return np.concatenate(parts)
 
     def _window(self, epoch: int, window: int) -> np.ndarray:
-        """int32[n]: the rows of one window. The last one also takes the tail, and units too few for their own window."""
+        """int32[n]: the rows of one window. The last also takes the tail, and units too few for their own."""
         first = window * self.window_rows
         stop = self.rows if window == self.windows - 1 else first + self.window_rows
         rows = np.arange(first, stop, dtype=np.int32)
@@ -261,8 +265,8 @@ class _Blocks:
             try:
                 records = self._reader(shard).read([n % self._sizes[0] for n in wanted])
             except (RuntimeError, ValueError, IndexError) as error:
-                raise UserError(f"{self._paths[shard]} is damaged ({error}): restore it, or delete its folder and prepare "
-                                "it again; `python -m experiments.prepare --verify` checks all files") from error
+                raise UserError(f"{self._paths[shard]} is damaged ({error}): restore it, or delete its folder and prepare"
+                                " it again; `python -m experiments.prepare --verify` checks all files") from error
             for n, record in zip(wanted, records):
                 assert len(record) == self._record_size and record.startswith(self._header), self._paths[shard]
                 yield n, np.frombuffer(record, self._dtype, offset=len(self._header))
@@ -297,7 +301,7 @@ def _seed(*numbers: int) -> int:
 
 
 def _permutation(n: int, seed: int) -> np.ndarray:
-    """A permutation of range(n) that no version of NumPy changes: the order of SplitMix64's outputs (Steele et al., 2014).
+    """A permutation of range(n) that no version of NumPy changes: the order of SplitMix64's outputs (Steele 2014).
 
     `index_shuffle` is slow for small n (80 us an index at n = 256), as it walks through a domain of 2^16.
     """
@@ -311,10 +315,11 @@ def _permutation(n: int, seed: int) -> np.ndarray:
 def _check_sizes(pipeline: Pipeline, tokens: int) -> None:
     length, block = pipeline.length, pipeline.block
     if length < 1 or (block % length and length % block):
-        good = [n for n in range(1, block + 1) if block % n == 0] + [block * k for k in range(2, max(length, 1) // block + 2)]
+        good = [n for n in range(1, block + 1) if block % n == 0]
+        good += [block * k for k in range(2, max(length, 1) // block + 2)]
         near = sorted(sorted(good, key=lambda n: abs(n - length))[:3])
-        raise UserError(f"length={length} does not fit blocks of {block} tokens: it has to divide {block} or be a multiple "
-                        f"of it; near it are {', '.join(map(str, near))}")
+        raise UserError(f"length={length} does not fit blocks of {block} tokens: it has to divide {block} or be a "
+                        f"multiple of it; near it are {', '.join(map(str, near))}")
     if pipeline.batch_size < 1:
         raise UserError(f"batch_size={pipeline.batch_size}: at least 1")
     if pipeline.data.window < 1:

@@ -82,7 +82,8 @@ class Report:
             column.justify = "right"
         rows = {
             "documents": lambda s: f"{s['documents']:,}", "text": lambda s: f"{s['bytes'] / 1e6:,.2f} MB",
-            "tokens": lambda s: f"{s['tokens']:,}", "tokens a word": lambda s: f"{s['tokens'] / max(s['words'], 1):.2f}",
+            "tokens": lambda s: f"{s['tokens']:,}",
+            "tokens a word": lambda s: f"{s['tokens'] / max(s['words'], 1):.2f}",
             "bytes a token": lambda s: f"{s['bytes'] / s['tokens']:.2f}",
             "unknown": lambda s: f"{s['unknown'] / s['tokens']:.3%}"}
         for name, show in rows.items():
@@ -103,7 +104,7 @@ def prepare(corpus: Corpus, *, workers: int | None = None,
         UserError: no or unreadable text; a folder prepared from other inputs, or damaged; no space or permission.
     """
     if corpus.source is None:
-        raise UserError("corpus.source is None: name the text to prepare, such as source=TextFiles source.glob='a/*.txt'")
+        raise UserError("corpus.source is None: name the text to prepare, source=TextFiles source.glob='texts/*.txt'")
     folder = Path(corpus.path).expanduser()
     with _plain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +144,7 @@ def prepare(corpus: Corpus, *, workers: int | None = None,
 
 
 def verify(path: str) -> int:
-    """Checks sizes and hashes of all files of a prepared corpus; their number. Raises UserError that names a bad one."""
+    """Checks sizes and hashes of all files of a prepared corpus; their number. Raises UserError naming a bad one."""
     folder = Path(path).expanduser()
     manifest = Manifest.load(folder)
     if manifest is None or not manifest.complete:
@@ -158,8 +159,8 @@ def check_inputs(manifest: Manifest, inputs: dict, folder: Path) -> None:
     keys.pop("contents", None)
     differing = [key for key in keys if manifest.inputs.get(key) != inputs.get(key)]
     if differing:
-        rows = "\n".join(f"  {key}: {manifest.inputs.get(key)!r} there, {inputs.get(key)!r} asked for" for key in differing)
-        raise UserError(f"{folder} was prepared from other inputs:\n{rows}\n"
+        rows = [f"  {key}: {manifest.inputs.get(key)!r} there, {inputs.get(key)!r} asked for\n" for key in differing]
+        raise UserError(f"{folder} was prepared from other inputs:\n{''.join(rows)}"
                         "Choose another folder (corpus.path), delete this one, or ask for what is there")
 
 
@@ -213,8 +214,8 @@ def _no_documents(corpus: Corpus, split: str) -> str:
         return f"no text in {source}"
     if corpus.validation is not None:
         return f"no text to validate on in {source}"
-    return (f"validation_fraction={corpus.validation_fraction} leaves the {split} split without a document of {source}: "
-            "use smaller documents (TextFiles: documents=blank_line), another fraction, or name a validation source")
+    return (f"validation_fraction={corpus.validation_fraction} leaves the {split} split without a document of "
+            f"{source}: use smaller documents (TextFiles: documents=blank_line), another fraction, or a validation source")
 
 
 # Encoding in parallel, in order.
@@ -237,7 +238,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[_Segment]]:
     for document in documents:
         text, start = document.text, 0
         while start < len(text):
-            # Behind a newline the tokens do not depend on what stands before, as it is always a piece of its own.
+            # Cut behind newlines, where tokens end anyway: a newline is always a piece of its own.
             stop = len(text) if len(text) - start <= _SEGMENT else text.rfind("\n", start, start + _SEGMENT) + 1
             if not stop:
                 stop = text.find("\n", start + _SEGMENT) + 1 or len(text)
@@ -282,7 +283,8 @@ def _write_split(corpus: Corpus, split: str, folder: Path, manifest: Manifest, t
     """Encodes and writes what is missing of a split; bytes of text encoded."""
     # The state after a shard: whole batches of text behind it, their counts, and tokens of the next batch behind it.
     state = manifest.progress.get(split) or {
-        "batches": 0, "offset": 0, "shard_blocks": [], "documents": 0, "bytes": 0, "words": 0, "unknown": 0, "done": False}
+        "batches": 0, "offset": 0, "shard_blocks": [], "done": False,
+        "documents": 0, "bytes": 0, "words": 0, "unknown": 0}
     if state["done"]:
         return 0
     shard_tokens = corpus.shard_blocks * corpus.block
@@ -301,8 +303,7 @@ def _write_split(corpus: Corpus, split: str, folder: Path, manifest: Manifest, t
         name = SHARD.format(split=split, index=index)
         manifest.commit(folder, _write_records(folder / f"{name}.partial", blocks))
 
-    number = state["batches"]
-    for number, encoded in enumerate(encode(batches), start=number):
+    for number, encoded in enumerate(encode(batches), start=state["batches"]):
         pieces.append(encoded.tokens[skip:])
         size, skip = size + len(pieces[-1]), 0
         while size >= shard_tokens:
@@ -331,7 +332,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def token_features(block: int, dtype: np.dtype):
-    """The data set's TFDS features: a block of tokens as bytes, which is read ten times faster than a list of numbers."""
+    """The data set's TFDS features: a block of tokens as bytes, read ten times faster than a list of numbers."""
     import tensorflow_datasets as tfds
 
     return tfds.features.FeaturesDict({

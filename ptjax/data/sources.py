@@ -51,8 +51,8 @@ class Source(Config):
 class Stdlib(Source):
     """The standard library of the running Python: the source of its modules, and the topics of `help()`.
 
-    Test suites, tools with their own data (idlelib, lib2to3, turtledemo, ensurepip) and installed packages are left out.
-    A top-level package or module is one group, so that code held out for validation shares no package with training.
+    Test suites, some tools (idlelib, lib2to3, turtledemo, ensurepip) and installed packages are left out. A top-level
+    package or module is one group, so that code held out for validation shares no package with training.
     """
 
     def read(self) -> Iterator[Document]:
@@ -168,25 +168,28 @@ class Tfds(Source):
         import tensorflow_datasets as tfds
 
         data_dir = None if self.data_dir is None else os.path.expanduser(self.data_dir)
-        command = (f"python -c \"import tensorflow_datasets as tfds; tfds.builder({self.name!r}, data_dir={data_dir!r}, "
-                   "file_format='array_record').download_and_prepare()\"")
+        builder_call = f"tfds.builder({self.name!r}, data_dir={data_dir!r}, file_format='array_record')"
+        command = f'python -c "import tensorflow_datasets as tfds; {builder_call}.download_and_prepare()"'
         try:
             builder = tfds.builder(self.name, data_dir=data_dir)
         except tfds.core.DatasetNotFoundError as error:
-            raise UserError(f"source.name={self.name!r}: TFDS knows no such data set here ({str(error).splitlines()[0]}); "
-                            f"if its name is right, prepare it where TFDS can download:\n  {command}") from None
+            reason = str(error).splitlines()[0]
+            raise UserError(f"source.name={self.name!r}: TFDS knows no such data set here ({reason}); if its name is "
+                            f"right, prepare it where TFDS can download:\n  {command}") from None
         if not builder.info.splits:
-            raise UserError(f"the TFDS data set {self.name} is not prepared in {builder.data_dir}; this does it:\n  {command}")
+            raise UserError(f"the TFDS data set {self.name} is not prepared in {builder.data_dir}; this does it:\n"
+                            f"  {command}")
         if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
-            raise UserError(f"{builder.data_dir} holds {builder.info.file_format.value} files, which only TensorFlow reads; "
-                            f"prepare the data set again as array_record:\n  {command}")
+            raise UserError(f"{builder.data_dir} holds {builder.info.file_format.value} files, which only TensorFlow "
+                            f"reads; prepare the data set again as array_record:\n  {command}")
         if self.field not in builder.info.features:
             raise UserError(f"the TFDS data set {self.name} has no feature {self.field!r}; source.field can be one of "
                             f"{_names(builder.info.features)}")
         try:
             records = builder.as_data_source(split=self.split)
         except ValueError as error:
-            raise UserError(f"source.split={self.split!r}: {error}; splits are {_names(builder.info.splits)}") from error
+            known = _names(builder.info.splits)
+            raise UserError(f"source.split={self.split!r}: {error}; splits are {known}") from error
         for number, record in enumerate(records):
             origin = f"{self.name}[{self.split}] record {number}"
             value = record[self.field]
@@ -210,8 +213,8 @@ class HuggingFace(Source):
         except (OSError, ValueError) as error:  # not found, no network, unknown split, a subset is wanted
             raise UserError(f"Hugging Face data set {self.name!r}, split {self.split!r}: {error}") from error
         if self.field not in records.column_names:
-            raise UserError(f"the Hugging Face data set {self.name} has no column {self.field!r}; source.field can be one "
-                            f"of {_names(records.column_names)}")
+            raise UserError(f"the Hugging Face data set {self.name} has no column {self.field!r}; source.field can be "
+                            f"one of {_names(records.column_names)}")
         for number, record in enumerate(records):
             yield from _from_record(record, self.field, f"{self.name}[{self.split}] row {number}")
 
@@ -266,7 +269,7 @@ def _open(path: str) -> Iterator[BinaryIO]:
 
 
 class _Zstd(io.RawIOBase):
-    """A Zstandard file of any number of frames. Unlike the package's own reader it notices when the last one is cut off."""
+    """A Zstandard file of any number of frames. Unlike the package's own reader it notices one that is cut off."""
 
     def __init__(self, file: BinaryIO, path: str):
         self._package = _require("zstandard", f"reading {path}", "pip install 'ptjax[zstd]'")

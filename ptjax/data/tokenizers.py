@@ -65,8 +65,9 @@ class SentencePiece(Config):
 
     model: Literal["unigram", "bpe"] = chz.field(default="unigram", doc="segmentation model: unigram or bpe")
     vocab_size: int = chz.field(default=8192, doc="pieces in all, with 7 control and 256 byte pieces among them")
-    byte_fallback: bool = chz.field(default=True, doc="spell unknown characters as UTF-8 bytes, so that nothing is lost")
-    character_coverage: float = chz.field(default=0.9995, doc="share of the text's characters with their own piece, 0.98 to 1")
+    byte_fallback: bool = chz.field(default=True, doc="spell unknown characters in UTF-8 bytes: nothing is lost")
+    character_coverage: float = chz.field(
+        default=0.9995, doc="share of the text's characters that have their own piece, 0.98 to 1")
     normalization: Literal["identity", "nfkc", "nmt_nfkc", "nfkc_cf", "nmt_nfkc_cf"] = chz.field(
         default="identity", doc="SentencePiece normalisation rule; any but identity loses information")
     sample_bytes: int = chz.field(default=4_000_000, doc="at most so many bytes of text train the tokenizer")
@@ -101,7 +102,7 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
 def _training_advice(message: str, config: SentencePiece) -> str:
     """What to change, from SentencePiece's own words."""
     if match := re.search(r"Vocabulary size too high \(\d+\).*?<= (\d+)", message):
-        return (f"tokenizer.vocab_size={config.vocab_size} is more than this text supports: set it to {match[1]} or less")
+        return f"tokenizer.vocab_size={config.vocab_size} is more than this text supports: set it to {match[1]} or less"
     if match := re.search(r"[Vv]ocabulary size is smaller than required_chars.*?(\d+) vs (\d+)", message):
         least = int(match[2]) + 1
         return (f"tokenizer.vocab_size={config.vocab_size} has no room for the text's characters: set it to {least} or "
@@ -191,4 +192,5 @@ class Tokenizer:
 
 def _is_punctuation(piece: str) -> bool:
     """Nothing but spaces (a single one begins a word), line ends, punctuation and symbols; "_" counts as a letter."""
-    return piece != SPACE and all(c != "_" and (c.isspace() or c == SPACE or unicodedata.category(c)[0] in "PS") for c in piece)
+    return piece != SPACE and all(
+        c != "_" and (c.isspace() or c == SPACE or unicodedata.category(c)[0] in "PS") for c in piece)

@@ -1,4 +1,4 @@
-"""Batches: pure in (seed, step), each row once an epoch, the same for any layout of processes, workers and resumption."""
+"""Batches: pure in (seed, step), each row once an epoch, the same for any layout of processes and workers."""
 
 import pickle
 import subprocess
@@ -47,9 +47,9 @@ def test_a_row_is_its_place_in_the_stream(data, streams, length, shuffle):
         batch = batch_at(pipeline, step)
         assert batch["index"].dtype == batch["tokens"].dtype == np.int32 and batch["tokens"].shape == (24, length)
         for index, tokens in zip(*batch.values()):
-            expected = stream[index * length:(index + 1) * length] if index >= 0 else np.full(length, pipeline.vocab.pad_id)
-            assert np.array_equal(tokens, expected)
-            assert index == -1 or (index < pipeline.rows - 1 and pipeline.vocab.pad_id not in tokens) or index == pipeline.rows - 1
+            pad = np.full(length, pipeline.vocab.pad_id)
+            assert np.array_equal(tokens, stream[index * length:(index + 1) * length] if index >= 0 else pad)
+            assert index in (-1, pipeline.rows - 1) or pipeline.vocab.pad_id not in tokens
 
 
 @given(rows=st.integers(1, 3000), unit_rows=st.integers(1, 9), window=st.integers(1, 40), seed=st.integers(0, 2**40))
@@ -137,7 +137,8 @@ def test_fingerprint_is_of_data_and_length(data, tiny_corpus):
         assert other.fingerprint != fingerprint
 
 
-@pytest.mark.parametrize("length, near", [(100, "32, 64, 128"), (0, "1, 2, 4"), (200, "64, 128, 256"), (400, "256, 384, 512")])
+@pytest.mark.parametrize("length, near", [
+    (100, "32, 64, 128"), (0, "1, 2, 4"), (200, "64, 128, 256"), (400, "256, 384, 512")])
 def test_lengths_that_do_not_fit(data, length, near):
     with pytest.raises(UserError, match=f"length={length} does not fit blocks of 128 tokens.*{near}"):
         Pipeline(chz.replace(data, length=length))
@@ -172,10 +173,10 @@ def test_a_flipped_bit_in_a_record_is_named(data, tiny_corpus, tmp_path):
 
 def test_reading_touches_no_device(tiny_corpus):
     """Importing the data layer loads nothing heavy; reading initialises no backend of jax and needs no TensorFlow."""
-    code = (f"import sys\nimport ptjax.data.pipeline as p, ptjax.data.prepare\n"
+    code = ("import sys\nimport ptjax.data.pipeline as p\nfrom ptjax.data.prepare import Corpus\n"
             "heavy = {'jax', 'grain', 'tensorflow_datasets', 'sentencepiece', 'pyarrow'} & set(sys.modules)\n"
             "assert not heavy, heavy\n"
-            f"pipeline = p.Pipeline(p.Data(corpus=ptjax.data.prepare.Corpus(path={tiny_corpus.path!r}), length=32, window=2))\n"
+            f"pipeline = p.Pipeline(p.Data(corpus=Corpus(path={tiny_corpus.path!r}), length=32, window=2))\n"
             "batches = list(pipeline.iterate(0, 3))\nassert len(batches) == 3 and 'grain' in sys.modules\n"
             "assert 'tensorflow' not in sys.modules\n"
             "bridge = sys.modules.get('jax._src.xla_bridge')\nassert not (bridge and bridge._backends)")

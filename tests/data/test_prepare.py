@@ -19,6 +19,8 @@ from ptjax.data.prepare import Corpus, prepare, record_header, token_dtype, toke
 from ptjax.data.sources import TextFiles
 from ptjax.data.tokenizers import SentencePiece, Tokenizer
 
+ROOT = Path(__file__).parents[2]
+
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
@@ -90,7 +92,7 @@ def test_goes_on_after_a_kill(corpus, tmp_path, monkeypatch, commits):
 
     monkeypatch.setattr(module, "_BATCH", 1000)
     prepare(at(corpus, tmp_path / "whole"))
-    killed = subprocess.run([sys.executable, "-c", KILLED, to_json(corpus), str(commits)], cwd=Path(__file__).parents[2])
+    killed = subprocess.run([sys.executable, "-c", KILLED, to_json(corpus), str(commits)], cwd=ROOT)
     assert killed.returncode == -9
     if commits:
         with pytest.raises(UserError, match="prepared only in part.*experiments.prepare"):
@@ -116,18 +118,19 @@ def test_stream_and_counts_are_true(corpus, texts, boundary, monkeypatch):
     training = [document.text for document in documents if not document.held_out(0.2)]
     assert held_out and training
     for split, split_texts in (("train", training), ("validation", held_out)):
-        expected = []
-        for text in split_texts:
-            ids, mark = tokenizer.encode(text).tolist(), [tokenizer.vocab.boundary_id]
-            expected += ids + mark if boundary == "end" else mark + ids
-        assert expected
         counts = metadata["splits"][split]
-        tokens = stream(corpus, split)
-        assert tokens[:len(expected)].tolist() == expected
-        assert len(tokens) % 64 == 0 and (tokens[len(expected):] == tokenizer.vocab.pad_id).all()
-        assert counts["tokens"] == len(expected) and counts["documents"] == len(split_texts) and counts["unknown"] == 0
+        tokens, padding = np.split(stream(corpus, split), [counts["tokens"]])
+        assert len(padding) < 64 and (padding == tokenizer.vocab.pad_id).all() and tokenizer.vocab.pad_id not in tokens
+        marks = np.flatnonzero(tokens == tokenizer.vocab.boundary_id)
+        assert marks[-1] == len(tokens) - 1 if boundary == "end" else marks[0] == 0
+        pieces = np.split(tokens, marks + 1)[:-1] if boundary == "end" else np.split(tokens, marks)[1:]
+        assert [tokenizer.decode(piece) for piece in pieces] == split_texts
+        # Cutting a long text changes its tokens only where segmentations are equally likely.
+        whole = sum(len(tokenizer.encode(text)) + 1 for text in split_texts)
+        assert abs(len(tokens) - whole) < 0.001 * whole
+        assert counts["documents"] == len(split_texts) and counts["unknown"] == 0
         assert counts["bytes"] == sum(len(text.encode()) for text in split_texts)
-        assert counts["bytes"] == tokenizer.vocab.piece_bytes[expected].sum()
+        assert counts["bytes"] == tokenizer.vocab.piece_bytes[tokens].sum()
         words = sum(len(text.split()) for text in split_texts)
         assert abs(counts["words"] - words) <= 0.01 * words  # a segment that ends inside a word counts it twice
 
@@ -152,7 +155,8 @@ def test_tokens_as_bytes_through_tfds():
     assert token_dtype(1 << 16) == np.uint16 and token_dtype((1 << 16) + 1) == np.int32
     for dtype in (np.dtype(np.uint16), np.dtype(np.int32)):
         tokens = np.arange(128, dtype=dtype)
-        assert record_header(128, dtype) + tokens.tobytes() == token_features(128, dtype).serialize_example({"tokens": tokens})
+        record = token_features(128, dtype).serialize_example({"tokens": tokens})
+        assert record_header(128, dtype) + tokens.tobytes() == record
 
 
 def test_tokenizer_sees_a_spread_sample(corpus, monkeypatch):
@@ -272,10 +276,14 @@ def test_no_permission(corpus, tmp_path):
 
 def test_the_command(corpus, tmp_path):
     config = tmp_path / "config.py"
-    config.write_text("from ptjax.data.prepare import *\nfrom ptjax.data.sources import *\nfrom ptjax.data.tokenizers import *\n"
+    config.write_text("from ptjax.data.prepare import *\nfrom ptjax.data.sources import *\n"
+                      "from ptjax.data.tokenizers import *\n"
                       f"def get_config():\n    return {corpus!r}\n")
     command = [sys.executable, "-m", "experiments.prepare", f"--config={config}", f"--workdir={tmp_path / 'there'}"]
-    run = lambda *more: subprocess.run([*command, *more], capture_output=True, text=True, cwd=Path(__file__).parents[2])  # noqa: E731
+
+    def run(*more):
+        return subprocess.run([*command, *more], capture_output=True, text=True, cwd=ROOT)
+
     done = run("tokenizer.vocab_size=410")
     assert done.returncode == 0, done.stderr
     assert "Prepared in" in done.stdout and "tokens a word" in done.stdout and "vocab_size" in done.stdout
