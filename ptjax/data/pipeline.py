@@ -265,8 +265,8 @@ class _Blocks:
             try:
                 records = self._reader(shard).read([n % self._sizes[0] for n in wanted])
             except (RuntimeError, ValueError, IndexError) as error:
-                raise UserError(f"{self._paths[shard]} is damaged ({error}): restore it, or delete its folder and prepare"
-                                " it again; `python -m experiments.prepare --verify` checks all files") from error
+                raise UserError(f"{self._paths[shard]} is damaged ({error}): restore it, or prepare the corpus again; "
+                                "`python -m experiments.prepare --verify` checks all files") from error
             for n, record in zip(wanted, records):
                 assert len(record) == self._record_size and record.startswith(self._header), self._paths[shard]
                 yield n, np.frombuffer(record, self._dtype, offset=len(self._header))

@@ -11,7 +11,7 @@ import chz
 import numpy as np
 import pytest
 
-from ptjax.config import UserError
+from ptjax.config import UserError, to_json
 from ptjax.data import prepare as module
 from ptjax.data.manifest import Manifest
 from ptjax.data.pipeline import Data, Pipeline
@@ -22,15 +22,20 @@ from ptjax.data.tokenizers import SentencePiece, Tokenizer
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    """So that many workers have something to do."""
+    monkeypatch.setattr(module, "_BATCH", 1000)
+
+
 def contents(folder):
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
-@pytest.fixture
-def texts(tmp_path, tiny_corpus):
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory, tiny_corpus):
     """A folder with a few texts, one of them without any newline, and one too long to be encoded at once."""
-    folder = tmp_path / "texts"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("texts")
     for path in sorted(Path(tiny_corpus.source.glob).parent.glob("*.txt"))[:12]:
         shutil.copy(path, folder)
     everything = "".join(path.read_text() for path in sorted(folder.iterdir()))
@@ -39,10 +44,31 @@ def texts(tmp_path, tiny_corpus):
     return folder
 
 
+def corpus_of(texts, folder):
+    return Corpus(path=str(folder), source=TextFiles(glob=str(texts / "*")), validation_fraction=0.2,
+                  tokenizer=SentencePiece(vocab_size=400), block=64, shard_blocks=100)
+
+
 @pytest.fixture
 def corpus(tmp_path, texts):
-    return Corpus(path=str(tmp_path / "prepared"), source=TextFiles(glob=str(texts / "*")), validation_fraction=0.2,
-                  tokenizer=SentencePiece(vocab_size=400), block=64, shard_blocks=100)
+    return corpus_of(texts, tmp_path / "prepared")
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory, texts):
+    """A folder in which what `corpus` asks for was prepared at one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BATCH", 1000)
+        prepare(corpus_of(texts, folder), workers=1)
+    return folder
+
+
+@pytest.fixture
+def prepared(corpus, whole):
+    """`corpus`, prepared."""
+    shutil.copytree(whole, corpus.path)
+    return corpus
 
 
 def at(corpus, path):
@@ -57,12 +83,10 @@ def stream(corpus, split):
     return np.concatenate([record["tokens"] for record in records])
 
 
-def test_any_number_of_workers_gives_the_same_bytes(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_BATCH", 1000)  # so that there is something to do for many
-    for workers in (1, 2, 5):
-        prepare(at(corpus, tmp_path / str(workers)), workers=workers)
-    first = contents(tmp_path / "1")
-    assert len(first) > 8 and first == contents(tmp_path / "2") == contents(tmp_path / "5")
+def test_any_number_of_workers_gives_the_same_bytes(corpus, whole):
+    for workers in (2, 5):
+        prepare(at(corpus, f"{corpus.path}{workers}"), workers=workers)
+        assert len(contents(whole)) > 8 and contents(f"{corpus.path}{workers}") == contents(whole)
 
 
 KILLED = """
@@ -87,11 +111,7 @@ module.prepare(from_json(sys.argv[1]))
 
 
 @pytest.mark.parametrize("commits", [0, 1, 3, 8])  # none, the tokenizer, two shards, nearly all
-def test_goes_on_after_a_kill(corpus, tmp_path, monkeypatch, commits):
-    from ptjax.config import to_json
-
-    monkeypatch.setattr(module, "_BATCH", 1000)
-    prepare(at(corpus, tmp_path / "whole"))
+def test_goes_on_after_a_kill(corpus, whole, commits):
     killed = subprocess.run([sys.executable, "-c", KILLED, to_json(corpus), str(commits)], cwd=ROOT)
     assert killed.returncode == -9
     if commits:
@@ -102,7 +122,7 @@ def test_goes_on_after_a_kill(corpus, tmp_path, monkeypatch, commits):
     assert len(kept) == commits
     prepare(corpus)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
-    assert contents(corpus.path) == contents(tmp_path / "whole")
+    assert contents(corpus.path) == contents(whole)
 
 
 @pytest.mark.parametrize("boundary", ["end", "begin"])
@@ -135,10 +155,12 @@ def test_stream_and_counts_are_true(corpus, texts, boundary, monkeypatch):
         assert abs(counts["words"] - words) <= 0.01 * words  # a segment that ends inside a word counts it twice
 
 
-def test_unknown_tokens_are_counted(corpus, texts):
-    (texts / "greek.txt").write_text("λόγος " * 20)
+def test_unknown_tokens_are_counted(corpus, texts, tmp_path):
+    shutil.copytree(texts, tmp_path / "texts")
+    (tmp_path / "texts" / "greek.txt").write_text("λόγος " * 20)
     tokenizer = SentencePiece(vocab_size=400, byte_fallback=False, character_coverage=0.98)
-    metadata = prepare(chz.replace(corpus, tokenizer=tokenizer, validation_fraction=0.0)).metadata
+    source = TextFiles(glob=str(tmp_path / "texts" / "*"))
+    metadata = prepare(chz.replace(corpus, source=source, tokenizer=tokenizer, validation_fraction=0.0)).metadata
     assert list(metadata["splits"]) == ["train"]
     assert (stream(corpus, "train") == 1).sum() == metadata["splits"]["train"]["unknown"] > 0
 
@@ -171,17 +193,15 @@ def test_tokenizer_sees_a_spread_sample(corpus, monkeypatch):
     assert min(places) >= 0 and min(places) < 0.2 and max(places) > 0.6
 
 
-def test_a_second_run_does_nothing(corpus):
-    first = prepare(corpus)
-    before = {path: path.stat().st_mtime_ns for path in Path(corpus.path).iterdir()}
-    again = prepare(corpus)
-    assert again.metadata == first.metadata and not again.seconds and first.seconds
-    assert {path: path.stat().st_mtime_ns for path in Path(corpus.path).iterdir()} == before
+def test_a_second_run_does_nothing(prepared):
+    before = {path: path.stat().st_mtime_ns for path in Path(prepared.path).iterdir()}
+    again = prepare(prepared)
+    assert again.metadata["splits"]["train"]["documents"] > 0 and not again.seconds and not again.encoded_bytes
+    assert {path: path.stat().st_mtime_ns for path in Path(prepared.path).iterdir()} == before
 
 
-def test_refuses_a_folder_prepared_from_other_inputs(corpus, texts):
-    prepare(corpus)
-    other = chz.replace(corpus, block=128, tokenizer=SentencePiece(vocab_size=500))
+def test_refuses_a_folder_prepared_from_other_inputs(prepared):
+    other = chz.replace(prepared, block=128, tokenizer=SentencePiece(vocab_size=500))
     with pytest.raises(UserError) as error:
         prepare(other)
     for line in ("tokenizer.vocab_size: 400 there, 500 asked for", "block: 64 there, 128 asked for"):
@@ -189,59 +209,59 @@ def test_refuses_a_folder_prepared_from_other_inputs(corpus, texts):
     assert "boundary" not in str(error.value)
     with pytest.raises(UserError, match="block: 64 there, 128 asked for"):
         Pipeline(Data(corpus=other, length=32))
-    Pipeline(Data(corpus=Corpus(path=corpus.path), length=32))  # whatever it was made from
-    (texts / "long.txt").write_text("changed")
+    Pipeline(Data(corpus=Corpus(path=prepared.path), length=32))  # whatever it was made from
+
+
+def test_refuses_a_folder_prepared_from_other_text(corpus, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"Paragraph {i} of the text." for i in range(300)))
+    corpus = chz.replace(corpus, source=TextFiles(glob=str(text), documents="blank_line"),
+                         tokenizer=SentencePiece(vocab_size=290))
+    prepare(corpus)
+    text.write_text(text.read_text() + "!")
     with pytest.raises(UserError, match="was prepared from other text"):
         prepare(corpus)
 
 
 @pytest.mark.parametrize("damage, message", [
     (lambda path: path.unlink(), "is missing"),
-    (lambda path: os.truncate(path, path.stat().st_size - 1000), "bytes, not"),
+    (lambda path: os.truncate(path, path.stat().st_size // 2), "bytes, not"),
 ])
 @pytest.mark.parametrize("name", ["tokens-train.array_record-00001", "tokenizer.model", "features.json"])
-def test_missing_and_truncated_files_are_named(corpus, damage, message, name):
-    prepare(corpus)
-    path = Path(corpus.path) / name
-    if path.stat().st_size < 1000:
-        damage = {"is missing": damage, "bytes, not": lambda path: os.truncate(path, 5)}[message]
+def test_missing_and_truncated_files_are_named(prepared, damage, message, name):
+    path = Path(prepared.path) / name
     damage(path)
-    for open_it in (lambda: Pipeline(Data(corpus=corpus, length=32)), lambda: prepare(corpus)):
+    for open_it in (lambda: Pipeline(Data(corpus=prepared, length=32)), lambda: prepare(prepared)):
         with pytest.raises(UserError, match=message) as error:
             open_it()
         assert str(path) in str(error.value) and "prepare it again" in str(error.value)
 
 
-def test_a_flipped_bit_is_found_by_verify(corpus):
-    prepare(corpus)
-    assert verify(corpus.path) == len(contents(corpus.path)) - 1  # all but the manifest itself
-    path = Path(corpus.path) / "tokens-train.array_record-00001"
+def test_a_flipped_bit_is_found_by_verify(prepared):
+    assert verify(prepared.path) == len(contents(prepared.path)) - 1  # all but the manifest itself
+    path = Path(prepared.path) / "tokens-train.array_record-00001"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(UserError, match=f"{path} is damaged"):
-        verify(corpus.path)
+        verify(prepared.path)
 
 
-def test_tokenizer_of_other_data(corpus, tmp_path):
-    prepare(corpus)
-    other = at(chz.replace(corpus, tokenizer=SentencePiece(vocab_size=401)), tmp_path / "other")
-    prepare(other)
-    model = Path(corpus.path) / "tokenizer.model"
+def test_tokenizer_of_other_data(prepared):
+    model = Path(prepared.path) / "tokenizer.model"
     size = model.stat().st_size
     data = bytearray(model.read_bytes())
     data[data.find(b"the") + 1] ^= 1  # the same size, another piece
     model.write_bytes(data)
     assert model.stat().st_size == size
     with pytest.raises(UserError, match="is not the tokenizer that the data set"):
-        Pipeline(Data(corpus=corpus, length=32))
+        Pipeline(Data(corpus=prepared, length=32))
 
 
-def test_damaged_manifest(corpus):
-    prepare(corpus)
-    (Path(corpus.path) / "manifest.json").write_text("{")
+def test_damaged_manifest(prepared):
+    (Path(prepared.path) / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="manifest.json is damaged"):
-        prepare(corpus)
+        prepare(prepared)
 
 
 def test_not_prepared(corpus):
