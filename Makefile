@@ -22,10 +22,8 @@ help:
 pretrain: $(VENV)/installed-plot-$(VERSION)
 	$(VENV)/bin/python -m experiments.pretrain --config=configs/mlm_stdlib.py --workdir=$(WORKDIR) $(ARGS)
 
-# Eight host devices, so that meshes can be tested without accelerators.
 test: $(VENV)/installed-plot-test-$(VERSION)
-	JAX_PLATFORMS=cpu XLA_FLAGS="--xla_force_host_platform_device_count=8 $$XLA_FLAGS" \
-		$(VENV)/bin/python -m pytest -n 2 $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(WORKDIR) build *.egg-info

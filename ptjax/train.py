@@ -342,7 +342,7 @@ def train(
     if start >= experiment.steps:
         on_event(f"Step {start} is the last: nothing left to train")
         return state, run.evaluate(state.averaged, batches=experiment.evaluation.batches)
-    peak = measure_peak()
+    peak = measure_peak(experiment.model.dtype)
     logger = Logger(
         workdir,
         experiment.logging,
@@ -453,8 +453,8 @@ class _Loop:
                 f"the loss or the gradient of step {step} is not finite (loss {values['loss']}, gradient norm "
                 f"{values['gradient_norm']}); examples of the batch: {index.tolist()}\n"
                 + (f"the last good checkpoint is step {kept[-1]}" if kept else "no checkpoint was saved before it")
-                + f"; `experiments.replay --step={step}` shows the batch. A lower optimizer.peak_lr, optimizer.clip=1.0 "
-                "or skip_non_finite=True may help"
+                + f"; `experiments.replay --step={step}` shows the batch. In another workdir, a lower optimizer.peak_lr, "
+                "optimizer.clip=1.0 or skip_non_finite=True may help"
             )
 
     def _save_is_due(self, done: int) -> bool:

@@ -1,4 +1,13 @@
-"""Fixtures that tests of all parts share."""
+"""Fixtures that tests of all parts share, and eight host devices to test meshes on."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiling is what costs in these tests, so optimise little.
+FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}"
+# XLA's thread pool is as large as the machine: on two cores, devices that wait for each other could fill it and hang.
+os.environ.setdefault("NPROC", "16")
 
 import hypothesis
 import pytest

@@ -280,6 +280,13 @@ def test_nothing_to_read(corpus, tmp_path):
         prepare(chz.replace(corpus, source=TextFiles(glob=str(tmp_path / "single.txt")), validation_fraction=1e-6))
 
 
+@pytest.mark.parametrize("field, value", [("validation_fraction", 1.0), ("validation_fraction", -0.1), ("block", 0),
+                                          ("shard_blocks", 0)])
+def test_impossible_values(corpus, field, value):
+    with pytest.raises(UserError, match=f"{field}={value} has to be"):
+        chz.replace(corpus, **{field: value})
+
+
 def test_no_space(corpus, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     with pytest.raises(UserError, match="no space left for .*goes on where this one stopped"):
