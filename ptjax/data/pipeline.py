@@ -235,7 +235,7 @@ class _Blocks:
     def __init__(self, folder: Path, split: str, metadata: dict, capacity: int):
         self._sizes = metadata["splits"][split]["shard_blocks"]  # the same for all files but the last
         self._paths = [os.fspath(folder / SHARD.format(split=split, index=i)) for i in range(len(self._sizes))]
-        self._readers: dict[int, object] = {}
+        self._reader = functools.lru_cache(maxsize=256)(self._open)  # a process may not have many more files open
         self._dtype, self._capacity = np.dtype(metadata["dtype"]), capacity
         self._header = record_header(metadata["block"], self._dtype)
         self._record_size = len(self._header) + metadata["block"] * self._dtype.itemsize
@@ -271,14 +271,12 @@ class _Blocks:
                 assert len(record) == self._record_size and record.startswith(self._header), self._paths[shard]
                 yield n, np.frombuffer(record, self._dtype, offset=len(self._header))
 
-    def _reader(self, shard: int):
-        if shard not in self._readers:
-            from array_record.python.array_record_module import ArrayRecordReader
+    def _open(self, shard: int):
+        from array_record.python.array_record_module import ArrayRecordReader
 
-            # Without read-ahead: this is random access.
-            self._readers[shard] = ArrayRecordReader(self._paths[shard], "readahead_buffer_size:0,max_parallelism:0",
-                                                     file_reader_buffer_size=1 << 15)
-        return self._readers[shard]
+        # Without read-ahead: this is random access.
+        return ArrayRecordReader(
+            self._paths[shard], "readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=1 << 15)
 
 
 def _own_memory(batches) -> Iterator[Batch]:

@@ -53,6 +53,14 @@ class Corpus(Config):
     boundary: Side = chz.field(default="end", doc="between documents: 'end' writes eos after each, 'begin' bos before")
     shard_blocks: int = chz.field(default=8192, doc="records a file; a killed preparation loses less than one file")
 
+    @chz.validate
+    def _possible(self) -> None:
+        if not 0 <= self.validation_fraction < 1:
+            raise UserError(f"validation_fraction={self.validation_fraction} has to be at least 0 and less than 1")
+        for name in ("block", "shard_blocks"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} has to be at least 1")
+
     def inputs(self) -> dict:
         """All that decides what is in the folder, flat; not where the folder is."""
         return {key: value for key, value in json.loads(to_json(self)).items() if key not in ("", "path")}
