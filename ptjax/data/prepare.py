@@ -289,19 +289,20 @@ def _in_order(pool: ThreadPoolExecutor, ahead: int, function: Callable, items: I
 def _write_split(corpus: Corpus, split: str, folder: Path, manifest: Manifest, tokenizer: Tokenizer,
                  encode: Callable[[Iterable], Iterator[_Encoded]], progress: Callable[[str, int], None]) -> int:
     """Encodes and writes what is missing of a split; bytes of text encoded."""
-    # The state after a shard: whole batches of text behind it, their counts, and tokens of the next batch behind it.
+    # After a shard: 'position' is how many whole batches of text are behind it, and how many tokens of the next one, and
+    # the counts are of those batches. After the last: position None, counts of all.
     state = manifest.progress.get(split) or {
-        "batches": 0, "offset": 0, "shard_blocks": [], "done": False,
-        "documents": 0, "bytes": 0, "words": 0, "unknown": 0}
-    if state["done"]:
+        "position": [0, 0], "shard_blocks": [], "documents": 0, "bytes": 0, "words": 0, "unknown": 0}
+    if state["position"] is None:
         return 0
+    first, skip = state["position"]
     shard_tokens = corpus.shard_blocks * corpus.block
     batches = _batches(_documents(corpus, split))
-    for _ in range(state["batches"]):
+    for _ in range(first):
         next(batches)
     counts = {key: state[key] for key in ("documents", "bytes", "words", "unknown")}
     already = counts["bytes"]
-    skip, pieces, size = state["offset"], [], 0
+    pieces, size = [], 0
 
     def write_shard(stream: np.ndarray, **after) -> None:
         blocks = stream.reshape(-1, corpus.block)
@@ -311,17 +312,17 @@ def _write_split(corpus: Corpus, split: str, folder: Path, manifest: Manifest, t
         name = SHARD.format(split=split, index=index)
         manifest.commit(folder, _write_records(folder / f"{name}.partial", blocks))
 
-    for number, encoded in enumerate(encode(batches), start=state["batches"]):
+    for number, encoded in enumerate(encode(batches), start=first):
         pieces.append(encoded.tokens[skip:])
         size, skip = size + len(pieces[-1]), 0
         while size >= shard_tokens:
             stream = np.concatenate(pieces)
             pieces, size = [stream[shard_tokens:]], size - shard_tokens
-            write_shard(stream[:shard_tokens], batches=number, offset=len(encoded.tokens) - size, **counts)
+            write_shard(stream[:shard_tokens], position=[number, len(encoded.tokens) - size], **counts)
         counts = {key: counts[key] + encoded.counts[key] for key in counts}
         progress(split, counts["bytes"])
     tokens = sum(state["shard_blocks"]) * corpus.block + size
-    end = dict(counts, tokens=tokens, done=True)
+    end = dict(counts, tokens=tokens, position=None)
     if size:
         padding = np.full(-size % corpus.block, tokenizer.vocab.pad_id, pieces[0].dtype)
         write_shard(np.concatenate([*pieces, padding]), **end)

@@ -58,9 +58,7 @@ def corpus(tmp_path, texts):
 def whole(tmp_path_factory, texts):
     """A folder in which what `corpus` asks for was prepared at one go."""
     folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_BATCH", 1000)
-        prepare(corpus_of(texts, folder), workers=1)
+    prepare(corpus_of(texts, folder), workers=1)
     return folder
 
 
@@ -95,7 +93,7 @@ from ptjax.config import from_json
 from ptjax.data import prepare as module
 from ptjax.data.manifest import Manifest
 
-module._BATCH = 1000
+module._BATCH = int(sys.argv[3])
 commit, left = Manifest.commit, int(sys.argv[2])
 
 def commit_or_die(self, folder, partial=None):
@@ -110,9 +108,11 @@ module.prepare(from_json(sys.argv[1]))
 """
 
 
-@pytest.mark.parametrize("commits", [0, 1, 3, 8])  # none, the tokenizer, two shards, nearly all
-def test_goes_on_after_a_kill(corpus, whole, commits):
-    killed = subprocess.run([sys.executable, "-c", KILLED, to_json(corpus), str(commits)], cwd=ROOT)
+# After no commit, the tokenizer, two shards, nearly all; many batches a shard, many shards a batch.
+@pytest.mark.parametrize("commits, batch", [(0, 1000), (1, 1000), (3, 1000), (3, 1 << 20), (8, 1000)])
+def test_goes_on_after_a_kill(corpus, whole, monkeypatch, commits, batch):
+    monkeypatch.setattr(module, "_BATCH", batch)
+    killed = subprocess.run([sys.executable, "-c", KILLED, to_json(corpus), str(commits), str(batch)], cwd=ROOT)
     assert killed.returncode == -9
     if commits:
         with pytest.raises(UserError, match="prepared only in part.*experiments.prepare"):
