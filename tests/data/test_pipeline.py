@@ -111,13 +111,16 @@ def test_shards_are_contiguous_parts_of_the_global_batch(data, count):
 
 def test_a_pass_reads_each_row_once(data):
     pipeline = Pipeline(data, "validation", shuffle=False)
+    if pipeline.rows % 24 == 0:  # the text is that of the running Python; the last batch should be short
+        pipeline = Pipeline(chz.replace(data, batch_size=23), "validation", shuffle=False)
     batches = list(pipeline.iterate())
     assert len(batches) == pipeline.steps_per_epoch
     index = np.concatenate([batch["index"] for batch in batches])
     assert index[:pipeline.rows].tolist() == list(range(pipeline.rows))
-    assert len(index) % 24 == 0 and 0 < len(index) - pipeline.rows < 24 and (index[pipeline.rows:] == -1).all()
+    assert len(index) == len(batches) * pipeline.batch_size and (index[pipeline.rows:] == -1).all()
+    assert 0 < len(index) - pipeline.rows < pipeline.batch_size
     for step in (-1, pipeline.steps_per_epoch):
-        with pytest.raises(IndexError, match="has 9 steps"):
+        with pytest.raises(IndexError, match="the pass over validation has"):
             batch_at(pipeline, step)
 
 
