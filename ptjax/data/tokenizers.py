@@ -160,7 +160,7 @@ class Tokenizer:
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The pieces as they are written in the vocabulary ('▁' is a space, '<0x0A>' a byte)."""
-        return [self._processor.id_to_piece(int(i)) for i in ids]
+        return self._processor.id_to_piece([int(i) for i in ids])
 
     @functools.cached_property
     def _spelled_space(self) -> np.ndarray:
@@ -171,14 +171,15 @@ class Tokenizer:
     def vocab(self) -> VocabSpec:
         sp = self._processor
         size = sp.get_piece_size()
-        pieces = [sp.id_to_piece(i) for i in range(size)]
+        everything = list(range(size))
+        pieces = sp.id_to_piece(everything)
         ids = {piece: sp.piece_to_id(piece) for piece in CONTROL_PIECES}
         missing = [piece for piece, i in ids.items() if pieces[i] != piece]
         if missing:
             raise UserError(f"{self.path} lacks the control pieces {' '.join(missing)}; ptjax needs all of "
                             f"{' '.join(CONTROL_PIECES)}: train it with `python -m experiments.prepare`")
-        special = np.array([sp.is_control(i) or sp.is_unknown(i) for i in range(size)])
-        byte = np.array([sp.is_byte(i) for i in range(size)])
+        special = np.array(sp.is_control(everything)) | np.array(sp.is_unknown(everything))
+        byte = np.array(sp.is_byte(everything))
         alone = special | np.array([not byte[i] and _is_punctuation(pieces[i]) for i in range(size)])
         text_bytes = [len(piece.replace(SPACE, " ").encode()) for piece in pieces]
         return VocabSpec(
