@@ -21,5 +21,5 @@ def get_config(size: str = "mini", steps: int = 1500, corpus: str = "data/stdlib
         ),
         optimizer=AdamW(peak_lr=2e-3, b2=0.98, weight_decay=0.05, schedule=WSD(warmup=0.05)),
         steps=steps,
-        evaluation=Evaluation(every=steps // 5),
+        evaluation=Evaluation(every=max(steps // 5, 1)),
     )

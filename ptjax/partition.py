@@ -52,29 +52,42 @@ class MeshConfig(Config):
     rules: Rules = chz.field(default_factory=Rules, doc="logical axis to mesh axis")
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh over all devices of all processes. Raises UserError where the shape does not fit them."""
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over `devices` (None: all of all processes). Raises UserError where the shape does not fit them."""
+    devices = jax.devices() if devices is None else devices
     shape = {"data": config.data, "fsdp": config.fsdp, "tensor": config.tensor}
-    devices, free = jax.device_count(), [name for name, size in shape.items() if size == -1]
+    count, free = len(devices), [name for name, size in shape.items() if size == -1]
     text = ", ".join(f"mesh.{name}={size}" for name, size in shape.items())
     if len(free) > 1 or any(size < 1 and size != -1 for size in shape.values()):
         raise UserError(f"{text}: sizes are positive, and one at most is -1 (the rest of the devices)")
     fixed = int(np.prod([size for size in shape.values() if size != -1]))
-    if devices % fixed or (not free and fixed != devices):
+    if count % fixed or (not free and fixed != count):
         raise UserError(
-            f"{text} wants {'a multiple of ' if free else ''}{fixed} devices and there are {devices}: "
+            f"{text} wants {'a multiple of ' if free else ''}{fixed} devices and there are {count}: "
             "change a size, or leave one of them -1 to take what is there"
         )
     for name in free:
-        shape[name] = devices // fixed
-    if config.layout == "pmap" and shape["data"] != devices:
-        raise UserError(f"mesh.layout=pmap is data parallel only, so mesh.data must be {devices} and not {shape}")
-    return jax.make_mesh(tuple(shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
+        shape[name] = count // fixed
+    if config.layout == "pmap" and shape["data"] != count:
+        raise UserError(f"mesh.layout=pmap is data parallel only, so mesh.data must be {count} and not {shape}")
+    return jax.make_mesh(tuple(shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def batch_shards(mesh: Mesh) -> int:
     """Into how many parts the rows of a batch are divided."""
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+
+
+def process_part(mesh: Mesh) -> tuple[int, int]:
+    """(i, n): this process holds part i of the n equal parts into which processes divide the rows of a batch.
+
+    Processes that a tensor axis joins hold the same rows, so n may be less than their number.
+    """
+    shards, rows = batch_shards(mesh), {}
+    for device, (part,) in batch_sharding(mesh).devices_indices_map((shards,)).items():
+        rows.setdefault(device.process_index, set()).add(part.indices(shards)[0])
+    parts = sorted({tuple(sorted(held)) for held in rows.values()})
+    return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
 
 
 # --- activations: a model names their axes, the step that is being compiled says what the names mean ---
@@ -169,7 +182,9 @@ class CompiledStep:
     """
 
     def __init__(self, function: Callable, place: Callable[[dict], Batch]):
-        self._function, self.place, self.lower = function, place, getattr(function, "lower", None)
+        # pmap's `lower` wants batches as `place` shapes them, which nothing has use for.
+        self._function, self.place = function, place
+        self.lower = function.lower if isinstance(function, jax.stages.Wrapped) else None
 
     def __call__(self, state: PyTree, batch: Batch) -> PyTree:
         return self._function(state, batch)

@@ -6,7 +6,7 @@ import functools
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import chz
@@ -42,6 +42,10 @@ class Checkpointing(Config):
     keep: int = chz.field(default=2, doc="how many of the latest steps are kept")
     best: str | None = chz.field(default="loss", doc="the validation metric whose lowest step is kept too; None: no")
 
+    @chz.validate
+    def _positive(self):
+        _require_positive(self, "checkpoint", ("every", "minutes", "keep"))
+
 
 @chz.chz
 class Evaluation(Config):
@@ -49,6 +53,17 @@ class Evaluation(Config):
 
     every: int | None = chz.field(default=None, doc="steps between validations; None: only at the end")
     batches: int | None = chz.field(default=None, doc="batches of the validation split; None: all of it")
+
+    @chz.validate
+    def _positive(self):
+        _require_positive(self, "evaluation", ("every", "batches"))
+
+
+def _require_positive(config: Config, path: str, names: Sequence[str]) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{path}.{name} must be above 0, not {value}")
 
 
 @chz.chz
@@ -77,13 +92,21 @@ class Experiment(Config):
     checkpoint: Checkpointing = chz.field(default_factory=Checkpointing, doc="when to save")
     evaluation: Evaluation = chz.field(default_factory=Evaluation, doc="when to validate")
     logging: Logging = chz.field(default_factory=Logging, doc="what to show")
-    profile: tuple[int, int] | None = chz.field(default=None, doc="first and last step to profile into workdir/profile")
+    profile: tuple[int, int] | None = chz.field(
+        default=None, doc="first and last step to profile into workdir/profile, numbered as in metrics.jsonl"
+    )
 
     @chz.validate
     def _positive(self):
         for name in ("steps", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2**32), not {self.seed}")
+        if self.skip_spikes is not None and self.skip_spikes <= 1:
+            raise ValueError(f"skip_spikes is a multiple of the usual gradient norm, above 1, not {self.skip_spikes}")
+        if self.profile and not 1 <= self.profile[0] <= self.profile[1]:
+            raise ValueError(f"profile is a first and a last step, counted from 1, not {self.profile}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema is a decay in (0, 1), not {self.ema}")
 
@@ -276,9 +299,9 @@ class Run:
     shardings: PyTree
 
     @classmethod
-    def open(cls, experiment: Experiment) -> "Run":
-        """Opens data and devices and checks that everything fits; compiles nothing. Raises UserError."""
-        mesh = partition.make_mesh(experiment.mesh)
+    def open(cls, experiment: Experiment, devices: Sequence[jax.Device] | None = None) -> "Run":
+        """Opens data and devices (None: all) and checks that everything fits; compiles nothing. Raises UserError."""
+        mesh = partition.make_mesh(experiment.mesh, devices)
         experiment.check(mesh)
         pipeline = Pipeline(experiment.data, seed=experiment.seed)
         learner = Learner(experiment, pipeline.vocab)
@@ -290,7 +313,7 @@ class Run:
 
     @property
     def shard(self) -> Shard:
-        return Shard(jax.process_index(), jax.process_count())
+        return Shard(*partition.process_part(self.mesh))
 
     def init(self) -> TrainState:
         """A fresh state, made where it will live: no host holds all of it."""
@@ -318,6 +341,7 @@ class Run:
     def evaluate(self, params: PyTree, split: str = "validation", batches: int | None = None) -> dict[str, float]:
         """Means over a split of the prepared data, every row once: loss, perplexity, accuracy, bits a byte."""
         pipeline = Pipeline(self.experiment.data, split, shuffle=False)
+        batches = min(batches or pipeline.steps_per_epoch, pipeline.steps_per_epoch)
         return evaluate(self.eval_step, self.learner.loss, params, pipeline.iterate(0, batches, self.shard))
 
 
@@ -331,6 +355,7 @@ def train(
       Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     experiment, workdir = run.experiment, Path(workdir)
+    Pipeline(experiment.data, "validation", shuffle=False)  # what would fail after the last step fails now
     check_workdir(workdir, experiment)
     checkpoints = Checkpoints(
         workdir / "checkpoints", experiment.checkpoint.keep, experiment.checkpoint.best, on_event=on_event
@@ -341,6 +366,7 @@ def train(
         on_event(f"Resuming from step {start} of {experiment.steps}")
     if start >= experiment.steps:
         on_event(f"Step {start} is the last: nothing left to train")
+        checkpoints.close()
         return state, run.evaluate(state.averaged, batches=experiment.evaluation.batches)
     peak = measure_peak(experiment.model.dtype)
     logger = Logger(
@@ -404,31 +430,33 @@ class _Loop:
     def run(self, state: TrainState, start: int) -> tuple[TrainState, dict[str, float]]:
         e, step_function = self.experiment, self.run_.train_step
         batches = self.run_.pipeline.iterate(start, e.steps, self.run_.shard, e.data.workers)
-        for step in range(start, e.steps):
-            with self._timed("input"):
-                host = next(batches)
-                batch = step_function.place(host)
-            if e.profile and step == e.profile[0]:
-                jax.profiler.start_trace(str(self.workdir / "profile"))
-            state, metrics = step_function(state, batch)
-            done = step + 1
-            self._report()
-            self.pending = (done, metrics, host["index"])
-            if e.profile and step == e.profile[1]:
-                jax.block_until_ready(state)
-                jax.profiler.stop_trace()
-            last = done == e.steps
-            signum = self._agreed_signal(done)
-            scores = None
-            if last or (e.evaluation.every and done % e.evaluation.every == 0 and not signum):
+        with contextlib.ExitStack() as trace:
+            for step in range(start, e.steps):
+                with self._timed("input"):
+                    host = next(batches)
+                    batch = step_function.place(host)
+                done = step + 1
+                first, last_profiled = e.profile or (0, 0)
+                if done == max(first, start + 1) and done <= last_profiled:
+                    trace.enter_context(jax.profiler.trace(str(self.workdir / "profile")))
+                state, metrics = step_function(state, batch)
                 self._report()
-                scores = self.run_.evaluate(state.averaged, batches=e.evaluation.batches)
-                self.logger.evaluation(done, scores)
-            if last or signum or self._save_is_due(done):
-                self._save(done, state, scores)
-            if signum:
-                self.checkpoints.wait()
-                raise Interrupted(signum, done)
+                self.pending = (done, metrics, host["index"])
+                if done == last_profiled:
+                    jax.block_until_ready(state)
+                    trace.close()
+                last = done == e.steps
+                signum = self._agreed_signal(done)
+                scores = None
+                if last or (e.evaluation.every and done % e.evaluation.every == 0 and not signum):
+                    self._report()
+                    scores = self.run_.evaluate(state.averaged, batches=e.evaluation.batches)
+                    self.logger.evaluation(done, scores)
+                if last or signum or self._save_is_due(done):
+                    self._save(done, state, scores)
+                if signum:
+                    self.checkpoints.wait()
+                    raise Interrupted(signum, done)
         return state, scores
 
     @contextlib.contextmanager
@@ -448,6 +476,7 @@ class _Loop:
         self.logger.train(step, values, self.times)
         self.times = dict.fromkeys(self.times, 0.0)
         if not math.isfinite(values["loss"] + values["update_norm"]) and not self.experiment.skip_non_finite:
+            self.checkpoints.wait()
             kept = self.checkpoints.steps()
             raise UserError(
                 f"the loss or the gradient of step {step} is not finite (loss {values['loss']}, gradient norm "
