@@ -22,7 +22,8 @@ A main is a module of this package. Its docstring is its help text; its first li
         cli.run(main, base=Experiment, flags=FLAGS, doc=__doc__)
 
 Without `--config` the config is the `config.json` of the workdir, where there is one; overrides apply to either.
-Exit codes: 0 done, 1 an error of ours (with a traceback), 2 a mistake that the user can mend, 130 Ctrl-C.
+Exit codes: 0 done, 1 an error of ours (with a traceback), 2 a mistake that the user can mend, 128 + its number for a
+signal (130 Ctrl-C, 143 SIGTERM).
 PTJAX_DEBUG=1 shows tracebacks of all.
 """
 
@@ -34,6 +35,7 @@ import errno
 import logging
 import os
 import platform
+import signal
 import sys
 import textwrap
 import traceback
@@ -77,8 +79,9 @@ def run(
         if uses_jax and "--help" not in sys.argv:
             set_up_jax(distributed="--distributed" in sys.argv)
         main(parse(sys.argv[1:], doc=doc, base=base, flags=flags, workdir=workdir))
-    except KeyboardInterrupt:
-        code = _fail("Interrupted.", 130)
+    except KeyboardInterrupt as interrupt:  # a training run's says which signal, and what it saved
+        print(file=sys.stderr)  # the terminal has echoed ^C
+        code = _fail(str(interrupt) or "Interrupted.", 128 + getattr(interrupt, "signum", signal.SIGINT))
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
@@ -214,5 +217,5 @@ def _message(error: BaseException) -> str | None:
 def _fail(message: str, code: int) -> int:
     if os.environ.get("PTJAX_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
-    print(f"\n{message}" if code == 130 else message, file=sys.stderr)
+    print(message, file=sys.stderr)
     return code

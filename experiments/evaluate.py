@@ -10,6 +10,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from ptjax.config import UserError
 from ptjax.train import Experiment, Run
 
 from . import cli
@@ -23,6 +24,8 @@ FLAGS = {
 
 
 def main(command: cli.Command) -> None:
+    if command.flags.batches is not None and command.flags.batches < 1:
+        raise UserError(f"--batches={command.flags.batches}: at least 1")
     run = Run.open(command.config)
     params = run.restore_params(command.workdir, command.flags.step)
     scores = run.evaluate(params, command.flags.split, command.flags.batches)
@@ -32,7 +35,7 @@ def main(command: cli.Command) -> None:
         print(json.dumps(scores))
         return
     table = Table(title=f"{command.workdir}, {command.flags.split}", title_justify="left", show_header=False, box=None)
-    if "fill" in run.experiment.objective.abilities():
+    if "fill" in run.experiment.objective.abilities() and "perplexity" in scores:
         scores["pseudo-perplexity"] = scores.pop("perplexity")
     for name, value in scores.items():
         table.add_row(name.replace("_", " "), f"{value:.4f}")

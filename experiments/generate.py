@@ -33,6 +33,8 @@ def main(command: cli.Command) -> None:
     texts = [line for text in flags.text or [] for line in (sys.stdin.read().splitlines() if text == "-" else [text])]
     if not texts:
         raise UserError(f"Say what to start from: --text='...' (with {MASK} in it for a masked language model).")
+    if min(flags.top, flags.samples) < 1:
+        raise UserError("--top and --samples are numbers of answers: at least 1")
     run = Run.open(command.config)
     predictor = Predictor.of_workdir(run, command.workdir, flags.step)
     if "fill" in run.experiment.objective.abilities():

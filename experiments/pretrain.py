@@ -32,12 +32,16 @@ def main(command: cli.Command) -> None:
         show.summary(summarize(run))
         return
     state, scores = train(run, workdir)
+    # Every process goes on: each may hold a part of the model. Only the first one speaks.
+    show.console.quiet = jax.process_index() > 0
+    baseline = unigram_entropy(experiment.data)
+    show.console.print(
+        f"\nvalidation loss {scores['nll']:.3f} nats a token; unigram entropy {baseline:.3f}: a model that only knows "
+        f"how frequent tokens are cannot do better ({baseline - scores['nll']:+.3f})"
+    )
+    show.examples(Predictor.of_state(run, state), experiment.data)
     if jax.process_index():
         return
-    baseline = unigram_entropy(experiment.data)
-    print(f"\nvalidation loss {scores['nll']:.3f} nats a token; unigram entropy {baseline:.3f}: a model that only knows "
-          f"how frequent tokens are cannot do better ({baseline - scores['nll']:+.3f})")
-    show.examples(Predictor.of_state(run, state), experiment.data)
     try:
         print(f"\nloss curve   {loss_curve(workdir, {'unigram entropy': baseline})}")
     except UserError as error:

@@ -17,21 +17,23 @@ from . import cli
 
 FLAGS = {
     "--step": dict(type=int, required=True, help="which step, counted from 1 as in metrics.jsonl"),
-    "--checkpoint": dict(type=int, help="whose parameters (default: the newest from before the step, or the first)"),
+    "--checkpoint": dict(type=int, help="whose parameters, 0: initial ones (default: the newest from before the step)"),
 }
 
 
 def main(command: cli.Command) -> None:
     jax.config.update("jax_platforms", "cpu")
     step, workdir = command.flags.step, command.workdir
-    experiment = chz.replace(command.config, mesh=MeshConfig(data=1, rules=command.config.mesh.rules))
+    experiment = chz.replace(command.config, mesh=MeshConfig())
     if not 1 <= step <= experiment.steps:
         raise UserError(f"--step={step}: the run has steps 1 to {experiment.steps}")
-    run = Run.open(experiment)
+    run = Run.open(experiment, jax.devices()[:1])
     checkpoints = Checkpoints(workdir / "checkpoints")
     saved = checkpoints.steps()
-    chosen = command.flags.checkpoint or max([s for s in saved if s < step], default=min(saved, default=None))
-    state, chosen = (checkpoints.restore(run.abstract, chosen) if chosen else None) or (run.init(), 0)
+    chosen = command.flags.checkpoint
+    if chosen is None:
+        chosen = max([s for s in saved if s < step], default=0)
+    state, chosen = checkpoints.restore(run.abstract, chosen) if chosen else (run.init(), 0)
     result = replay(run, state, step)
 
     same = "as training saw it" if chosen == step - 1 else f"of step {step}'s batch under the parameters of step {chosen}"

@@ -41,8 +41,10 @@ def examples(predictor: Predictor, data: Data, count: int = 5) -> None:
         _filled_masks(predictor, rows)
     elif "sample" in predictor.experiment.objective.abilities():
         console.print("\n[bold]held-out text, and how the model goes on[/bold]")
-        prompt = rows[:2, : min(48, data.length // 2)]
-        for start, end in zip(prompt, predictor.sample(list(prompt), Sampling(tokens=48, temperature=0.8, top_p=0.95))):
+        prompts = [row[row != pipeline.vocab.pad_id][: max(min(48, data.length // 2), 1)] for row in rows[:2]]
+        room = predictor.experiment.model.max_length - len(prompts[0]) - 1  # one for a begin of text
+        sampling = Sampling(tokens=max(min(48, room), 1), temperature=0.8, top_p=0.95)
+        for start, end in zip(prompts, predictor.sample(prompts, sampling)):
             decode = predictor.tokenizer.decode
             console.print(Text(decode(start)).append(decode(end), style="green"), "\n[dim]---[/dim]")
 

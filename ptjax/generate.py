@@ -91,6 +91,7 @@ class Predictor:
         tokens = np.full((len(rows), -(-longest // 32) * 32), vocab.pad_id, np.int32)[:, : self._length]
         for row, ids in zip(tokens, rows):
             row[: len(ids)] = ids
+        top = min(top, vocab.size)
         likely, ids = jax.device_get(_fill(self.net, vocab.size, self._packed(tokens), self.params, top))
         return [
             [

@@ -25,14 +25,15 @@ class Replay:
 def replay(run: Run, state: TrainState, step: int) -> Replay:
     """Step `step`, counted from 1 as in metrics.jsonl, under the parameters of `state`.
 
-    With the state of the checkpoint at step - 1 the loss is the one that training saw, dropout included.
+    With the state of the checkpoint at step - 1 the loss is the one that training saw. Dropout is the same where
+    training ran on one device of the same kind: its cheaper random bits depend on both.
     """
     state = state.replace(step=np.int32(step - 1))
     learner = run.learner
     batch = run.train_step.place(batch_at(run.pipeline, step - 1))
     corrupted = jax.jit(learner.corrupted)(state, batch)
     row_loss = jax.jit(functools.partial(_row_losses, learner))(state.params, corrupted)
-    _, metrics = jax.jit(learner.train_step)(state, batch)
+    metrics = jax.jit(lambda state, batch: learner.train_step(state, batch)[1])(state, batch)
     values = {name: float(total / weight) for name, (total, weight) in jax.device_get(metrics).items() if weight}
     return Replay(jax.device_get(corrupted), values, np.asarray(row_loss))
 
