@@ -34,13 +34,17 @@ class StepContext:
 class Objective(Config):
     """Base of every objective. Fields are its hyper-parameters; methods are pure.
 
-    A new objective gives `corrupt` (where it changes the batch), `weights`, `net`, `losses` and `predicted`.
+    A new objective gives `corrupt` (where it changes the batch), `inputs`, `weights`, `net`, `losses` and `predicted`.
     """
 
     def corrupt(self, batch: Batch, keys: Array, vocab: VocabSpec) -> Batch:
         """Poses the question, without parameters. keys: [B], one random key an example; rows must not touch each
         other. Adds arrays to the batch or replaces some; `tokens` stays what the body is to read."""
         return batch
+
+    def inputs(self, batch: Batch, vocab: VocabSpec) -> TextInput:
+        """What the body reads of a corrupted batch: tokens, positions, and who may attend to whom."""
+        raise NotImplementedError
 
     def weights(self, batch: Batch, vocab: VocabSpec) -> dict[str, Array]:
         """What each term of the loss is divided by, as f32[] sums over this (corrupted) batch."""

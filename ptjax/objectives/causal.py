@@ -7,7 +7,7 @@ from ptjax.data.tokenizers import VocabSpec
 from ptjax.models.heads import language_model
 from ptjax.objectives.base import Objective, StepContext, packed_input, segments_of, token_metrics
 from ptjax.objectives.cross_entropy import cross_entropy
-from ptjax.types import Array, Batch, Losses, TextInput
+from ptjax.types import Array, Batch, Losses
 
 
 @chz.chz
@@ -20,8 +20,8 @@ class CausalLM(Objective):
     def coefficients(self):
         return {"z_loss": self.z_loss}
 
-    def inputs(self, tokens_BL: Array, vocab: VocabSpec) -> TextInput:
-        return packed_input(tokens_BL, segments_of(tokens_BL, vocab), vocab, causal=True)
+    def inputs(self, batch, vocab):
+        return packed_input(batch["tokens"], segments_of(batch["tokens"], vocab), vocab, causal=True)
 
     def _targets(self, tokens_BL: Array, vocab: VocabSpec) -> tuple[Array, Array]:
         """(labels, weights), [B, L - 1]: the next token, where it is of the same document and not padding."""
@@ -39,7 +39,7 @@ class CausalLM(Objective):
 
     def losses(self, net, variables, batch: Batch, context: StepContext) -> Losses:
         tokens_BL, vocab = batch["tokens"], context.vocab
-        inputs = self.inputs(tokens_BL, vocab)
+        inputs = self.inputs(batch, vocab)
         hidden = net.apply(variables, inputs, train=context.train, rngs=context.rngs, method="hidden")
         h_ND = hidden.last[:, :-1].reshape(-1, hidden.last.shape[-1])
         labels_N, weights_N = (x.reshape(-1) for x in self._targets(tokens_BL, vocab))

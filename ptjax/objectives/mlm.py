@@ -10,7 +10,7 @@ from ptjax.models.heads import language_model
 from ptjax.objectives.base import Objective, StepContext, packed_input, segments_of, token_metrics
 from ptjax.objectives.cross_entropy import cross_entropy
 from ptjax.partition import per_row
-from ptjax.types import Array, Batch, Losses, TextInput
+from ptjax.types import Array, Batch, Losses
 
 
 @chz.chz
@@ -89,7 +89,7 @@ class MLM(Objective):
             "weights": chosen_BP.astype(jnp.float32),
         }
 
-    def inputs(self, batch: Batch, vocab: VocabSpec) -> TextInput:
+    def inputs(self, batch, vocab):
         # Documents are told apart in the original, although no boundary is ever masked: one way for all objectives.
         return packed_input(batch["tokens"], segments_of(batch["original"], vocab), vocab, causal=False)
 

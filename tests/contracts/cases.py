@@ -9,7 +9,7 @@ from ptjax.data.prepare import Corpus
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.models import BERT, GPT
 from ptjax.objectives import MLM, CausalLM
-from ptjax.optim import SGD, Constant
+from ptjax.optim import SGD, AdamW, Constant
 from ptjax.partition import MeshConfig, compile_step, make_mesh
 from ptjax.train import Experiment, Learner
 

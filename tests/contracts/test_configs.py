@@ -1,0 +1,46 @@
+"""Law 5: every config in configs/ loads, round-trips through JSON, and trains, shrunk."""
+
+from pathlib import Path
+
+import chz
+import pytest
+
+from ptjax.config import differences, from_json, load, to_json
+from ptjax.data.prepare import Corpus
+from ptjax.partition import MeshConfig
+from ptjax.train import Experiment, Run, train
+
+CONFIGS = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("*.py") if path.stem != "__init__")
+ARGUMENTS = {"corpus": ":glob=texts/*.txt"}
+
+
+def loaded(path: Path):
+    return load(f"{path}{ARGUMENTS.get(path.stem, '')}")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_round_trip(path):
+    config = loaded(path)
+    again = from_json(to_json(config))
+    assert again == config and not differences(config, again)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_trains(path, tiny_corpus, tmp_path):
+    config = loaded(path)
+    if isinstance(config, Corpus):
+        pytest.skip("a corpus, not an experiment: tests/data prepares one")
+    small = dict(layers=2, width=32, heads=2, hidden=64, max_length=64, unroll=False)
+    experiment: Experiment = chz.replace(
+        config,
+        model=chz.replace(config.model, **small),
+        data=chz.replace(config.data, corpus=tiny_corpus, length=32, batch_size=16),
+        steps=2,
+        accumulation=min(config.accumulation, 2),
+        mesh=MeshConfig(data=4, fsdp=2),
+        evaluation=chz.replace(config.evaluation, every=1, batches=1),
+        logging=chz.replace(config.logging, every=1, progress=False),
+    )
+    state, scores = train(Run.open(experiment), tmp_path)
+    assert int(state.step) == 2
+    assert scores["loss"] < 8
