@@ -32,6 +32,7 @@ def machine() -> str:
 
 def measure(pipeline: Pipeline) -> tuple[float, float]:
     """(median, worst) million tokens a second, over `REPEATS` stretches of steps of different epochs."""
+    batch_at(pipeline, 0)  # imports Grain
     speeds = []
     for repeat in range(REPEATS):
         steps = range(repeat * 10_000, repeat * 10_000 + STEPS)

@@ -7,9 +7,9 @@ hashes, encodes, writes and commits; SentencePiece encodes the same text from me
 (the size at which it is fastest), on one thread.
 """
 
+import functools
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 import time
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import sentencepiece
 
 from benchmarks.input import machine
@@ -58,19 +59,22 @@ def main() -> None:
         processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / TOKENIZER))
         texts = [document.text for document in source.read()]
         pieces = [text[start:start + PIECE] for text in texts for start in range(0, len(text), PIECE)]
-        ours, theirs = [], []
+        encode = functools.partial(processor.encode, pieces, return_type="numpy")
+        ours, one, all_cores = [], [], []
         for _ in range(REPEATS):
             forget_all_but_the_tokenizer(folder)
             ours.append(seconds(lambda: prepare(corpus)))
-            theirs.append(seconds(lambda: processor.encode(pieces, return_type="numpy", num_threads=1)))
+            one.append(seconds(lambda: encode(num_threads=1)))
+            all_cores.append(seconds(lambda: encode(num_threads=cores)))
     finally:
         shutil.rmtree(folder)
-    megabytes = report.encoded_bytes / 1e6
-    speed, peer = (megabytes / statistics.median(wall for wall, _ in times) for times in (ours, theirs))
-    wall = statistics.median(b[0] / a[0] / cores for a, b in zip(ours, theirs))
-    cpu = statistics.median(b[1] / a[1] for a, b in zip(ours, theirs))
-    print(f"prepare {speed:.1f} MB/s, SentencePiece {peer:.1f} MB/s a core: {wall:.2f} of SentencePiece times {cores} "
-          f"cores (median of {REPEATS}); on a machine that others use look at processor time: {cpu:.2f}")
+    wall, cpu = (np.array([ours, one, all_cores])[..., i] for i in (0, 1))
+    speeds = report.encoded_bytes / 1e6 / np.median(wall, axis=1)
+    print(f"prepare {speeds[0]:.1f} MB/s, SentencePiece {speeds[1]:.1f} on one core, {speeds[2]:.1f} on {cores}; "
+          f"medians of {REPEATS}")
+    print(f"prepare is at {np.median(wall[1] / wall[0]) / cores:.2f} of SentencePiece on one core times {cores}, "
+          f"{np.median(wall[2] / wall[0]):.2f} of SentencePiece on {cores} cores at once (fairer where others use the "
+          f"machine), {np.median(cpu[1] / cpu[0]):.2f} in processor time")
 
 
 if __name__ == "__main__":
