@@ -1,6 +1,7 @@
 """Fixtures that tests of all parts share, and eight host devices to test meshes on."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiling is what costs in these tests, so optimise little.
@@ -8,6 +9,10 @@ FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_lev
 os.environ["XLA_FLAGS"] = f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 # XLA's thread pool is as large as the machine: on two cores, devices that wait for each other could fill it and hang.
 os.environ.setdefault("NPROC", "16")
+# Tests that compile the same thing share it, and the next run of the suite starts warm.
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import hypothesis
 import pytest
@@ -36,3 +41,24 @@ def tiny_corpus(tmp_path_factory):
                     validation_fraction=0.1, tokenizer=SentencePiece(vocab_size=400), block=128, shard_blocks=64)
     prepare(corpus)
     return corpus
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_corpus, tmp_path_factory):
+    """trained('mlm' | 'causal'): a short run on the tiny corpus that has ended, and its workdir."""
+    from tests.small import Runs
+
+    return Runs(tiny_corpus, tmp_path_factory.mktemp("trained")).trained
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """What one test compiled another need not: compiling is what costs."""
+    import jax
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # all workers share it
+    jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,53 @@
+"""Small experiments on the tiny corpus, for tests of everything that runs around a training step."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+from ptjax.data.pipeline import Data
+from ptjax.logging import Logging
+from ptjax.models import BERT, GPT
+from ptjax.objectives import MLM, CausalLM
+from ptjax.optim import AdamW, Constant
+from ptjax.train import Checkpointing, Evaluation, Experiment, Run, train
+
+SIZE = dict(layers=2, unroll=False, width=32, heads=2, hidden=64, max_length=64, dropout=0.0, attention_dropout=0.0)
+KINDS = {"mlm": (MLM(rate=0.2), BERT(**SIZE)), "causal": (CausalLM(), GPT(**SIZE))}
+
+
+def experiment(corpus, kind: str = "mlm", **changes) -> Experiment:
+    """Ten steps on rows of 32 tokens, a line of the log for each; validation and checkpoints at the end only."""
+    objective, model = KINDS[kind]
+    settings = dict(
+        model=model,
+        objective=objective,
+        data=Data(corpus=corpus, length=32, batch_size=16),
+        optimizer=AdamW(peak_lr=3e-3, schedule=Constant(warmup=2)),
+        steps=10,
+        checkpoint=Checkpointing(minutes=None),
+        evaluation=Evaluation(batches=2),
+        logging=Logging(every=1, progress=False),
+    )
+    return Experiment(**(settings | changes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run that has ended, with its workdir. Tests leave the workdir as they found it."""
+
+    run: Run
+    workdir: Path
+
+
+class Runs:
+    """Trains each kind once: checkpoints at 3, 6, 9 and 10 of 10 steps, validation after 5 and 10."""
+
+    def __init__(self, corpus, folder: Path):
+        self.corpus, self.folder = corpus, folder
+        self.trained = functools.cache(self._train)
+
+    def _train(self, kind: str) -> Trained:
+        checkpoint = Checkpointing(every=3, minutes=None, keep=9)
+        run = Run.open(experiment(self.corpus, kind, checkpoint=checkpoint, evaluation=Evaluation(every=5)))
+        train(run, self.folder / kind)
+        return Trained(run, self.folder / kind)
