@@ -203,7 +203,7 @@ class Learner:
         grads, losses = self._accumulate(state.params, batch, weights, key)
         grads, losses = total(grads), total(losses)
 
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         direction, opt_state = self.tx.update(grads, state.opt_state, state.params)
         rate = state.hyper["learning_rate"] * e.optimizer.factor(state.step, e.steps)
         updates = jax.tree.map(lambda d: -rate * d, direction)
@@ -281,7 +281,7 @@ def _norms(kind: str, tree: PyTree) -> Metrics:
     """Global norm, and that of each module: body.embed, body.layers, head, ..."""
     parts = {"": tree} | {f"/head": tree["head"]} if "head" in tree else {"": tree}
     parts |= {f"/body.{name}": part for name, part in tree["body"].items()}
-    return {f"{kind}_norm{name}": (optax.global_norm(part), 1.0) for name, part in parts.items() if jax.tree.leaves(part)}
+    return {f"{kind}_norm{name}": (optax.tree.norm(part), 1.0) for name, part in parts.items() if jax.tree.leaves(part)}
 
 
 # --- the loop ---

@@ -1,5 +1,7 @@
 """What the laws run on. A new objective or body joins all of them by adding itself to a list here."""
 
+import functools
+
 import jax
 import numpy as np
 from jax.sharding import AxisType
@@ -21,7 +23,9 @@ OBJECTIVES = {
     "causal-regularised": CausalLM(z_loss=1e-3, label_smoothing=0.1),
 }
 BODIES = {"bert": BERT(**SIZE), "gpt": GPT(**SIZE)}
-PAIRS = [(objective, body) for objective in OBJECTIVES for body in BODIES]
+# Every kind of objective on every body; other settings of a kind on one body, since compiling is what costs.
+KINDS = ["mlm", "causal"]
+PAIRS = [(kind, body) for kind in KINDS for body in BODIES] + [("mlm-whole-words", "bert"), ("causal-regularised", "gpt")]
 
 VOCAB = VocabSpec.synthetic(300)
 ROWS, LENGTH = 16, 32
@@ -48,6 +52,13 @@ def batch(step: int = 0, rows: int = ROWS, length: int = LENGTH, vocab: VocabSpe
     tokens[random.random(tokens.shape) < 0.1] = vocab.boundary_id
     tokens[np.arange(length) >= random.integers(length // 4, length + 1, rows)[:, None]] = vocab.pad_id
     return {"index": (np.arange(rows) + rows * step).astype(np.int32), "tokens": tokens}
+
+
+@functools.cache
+def fresh_params(objective: str, body: str):
+    """(learner, initial params), made once a process."""
+    learner = Learner(experiment(objective, body), VOCAB)
+    return learner, jax.jit(learner.init_state)(np.uint32(0)).params
 
 
 class Trainer:

@@ -10,80 +10,73 @@ from ptjax.data.tokenizers import VocabSpec
 from . import cases
 
 
-def tokens_of_two_documents(vocab: VocabSpec):
-    """(i32[1, 32], where the second document begins). No id comes twice but the boundary, so that the gradient at an
-    id's row of the embedding table is the gradient at its position."""
+def two_documents(vocab: VocabSpec):
+    """i32[1, 32]: two documents of 16 tokens. No id comes twice but the boundary, so that the gradient at an id's row of
+    the embedding table is the gradient at its position."""
     tokens = np.arange(20, 52, dtype=np.int32)
-    if vocab.boundary_side == "end":
-        tokens[[12, 31]] = vocab.boundary_id
-        return tokens[None], 13
-    tokens[[0, 13]] = vocab.boundary_id
-    return tokens[None], 13
+    tokens[[15, 31] if vocab.boundary_side == "end" else [0, 16]] = vocab.boundary_id
+    return tokens[None]
 
 
-@pytest.fixture(scope="module", params=cases.PAIRS, ids=lambda pair: "-".join(pair))
-def setting(request):
-    learner = cases.Learner(cases.experiment(*request.param), cases.VOCAB)
-    params = jax.jit(learner.init_state)(np.uint32(0)).params
-    objective = learner.experiment.objective
+A, B = slice(0, 16), slice(16, 32)
+
+
+def reader(objective: str, body: str, vocab: VocabSpec = cases.VOCAB):
+    """(hidden(params, tokens) -> [B, L, D], params) of the body, as the objective makes it read."""
+    learner, params = cases.fresh_params(objective, body)
 
     @jax.jit
     def hidden(params, tokens):
-        inputs = objective.inputs({"tokens": tokens, "original": tokens}, learner.vocab)
+        inputs = learner.experiment.objective.inputs({"tokens": tokens, "original": tokens}, vocab)
         return learner.net.apply({"params": params}, inputs, method="hidden").last
 
     return hidden, params
 
 
-@pytest.mark.parametrize("side", ["end", "begin"])
-def test_packed_is_unpacked(side):
+@pytest.fixture(scope="module", params=[p for p in cases.PAIRS if p[0] in cases.KINDS], ids=lambda pair: "-".join(pair))
+def setting(request):
+    return reader(*request.param)
+
+
+@pytest.mark.parametrize("side,objective,body", [("end", "mlm", "bert"), ("begin", "causal", "gpt")])
+def test_packed_is_unpacked(side, objective, body):
     vocab = VocabSpec.synthetic(300, side)
-    tokens, second = tokens_of_two_documents(vocab)
-    for pair in [("mlm", "bert"), ("causal", "gpt")]:
-        learner = cases.Learner(cases.experiment(*pair), vocab)
-        params = jax.jit(learner.init_state)(np.uint32(0)).params
-
-        def hidden(tokens):
-            inputs = learner.experiment.objective.inputs({"tokens": tokens, "original": tokens}, vocab)
-            return np.asarray(learner.net.apply({"params": params}, inputs, method="hidden").last)
-
-        packed = hidden(tokens)
-        np.testing.assert_allclose(packed[:, :second], hidden(tokens[:, :second]), atol=2e-5)
-        np.testing.assert_allclose(packed[:, second:], hidden(tokens[:, second:]), atol=2e-5)
+    hidden, params = reader(objective, body, vocab)
+    tokens = two_documents(vocab)
+    packed = np.asarray(hidden(params, tokens))
+    for document in (A, B):
+        np.testing.assert_allclose(packed[:, document], hidden(params, tokens[:, document]), atol=2e-5)
 
 
 def test_no_gradient_between_documents(setting):
     hidden, params = setting
-    tokens, second = tokens_of_two_documents(cases.VOCAB)
-    for seen, unseen in [(slice(0, second), slice(second, 32)), (slice(second, 32), slice(0, second))]:
-        loss = lambda params: jnp.sum(hidden(params, tokens)[:, seen] ** 3)
-        at_V = np.abs(jax.grad(loss)(params)["body"]["embed"]["tokens"]).sum(axis=1)
-        ordinary = tokens[0] != cases.VOCAB.boundary_id
+    tokens = two_documents(cases.VOCAB)
+    gradient = jax.jit(jax.grad(lambda params, seen_L: jnp.sum(hidden(params, tokens) ** 3 * seen_L[:, None])))
+    ordinary = tokens[0] != cases.VOCAB.boundary_id
+    for seen, unseen in [(A, B), (B, A)]:
+        seen_L = np.zeros(32, np.float32)
+        seen_L[seen] = 1
+        at_V = np.abs(gradient(params, seen_L)["body"]["embed"]["tokens"]).sum(axis=1)
         assert (at_V[tokens[0, unseen][ordinary[unseen]]] == 0).all()
         assert (at_V[tokens[0, seen][ordinary[seen]]] > 0).all()
 
 
 def test_changing_a_document_leaves_the_other_bitwise(setting):
     hidden, params = setting
-    tokens, second = tokens_of_two_documents(cases.VOCAB)
+    tokens = two_documents(cases.VOCAB)
     changed = tokens.copy()
     changed[0, 3] = 200
     before, after = np.asarray(hidden(params, tokens)), np.asarray(hidden(params, changed))
-    assert (before[:, second:] == after[:, second:]).all()
-    assert (before[:, :second] != after[:, :second]).any()
+    assert (before[:, B] == after[:, B]).all()
+    assert (before[:, A] != after[:, A]).any()
 
 
 @pytest.mark.parametrize("body", cases.BODIES)
 def test_no_gradient_from_the_future(body):
-    learner = cases.Learner(cases.experiment("causal", body), cases.VOCAB)
-    params = jax.jit(learner.init_state)(np.uint32(0)).params
+    hidden, params = reader("causal", body)
     tokens = np.arange(20, 52, dtype=np.int32)[None]
+    gradient = jax.jit(jax.grad(lambda params, at: jnp.sum(hidden(params, tokens)[:, at] ** 3)))
     for at in (0, 7, 31):
-
-        def loss(params):
-            inputs = learner.experiment.objective.inputs({"tokens": tokens}, cases.VOCAB)
-            return jnp.sum(learner.net.apply({"params": params}, inputs, method="hidden").last[:, at] ** 3)
-
-        at_V = np.abs(jax.grad(loss)(params)["body"]["embed"]["tokens"]).sum(axis=1)
+        at_V = np.abs(gradient(params, at)["body"]["embed"]["tokens"]).sum(axis=1)
         assert (at_V[tokens[0, at + 1 :]] == 0).all()
         assert (at_V[tokens[0, : at + 1]] > 0).all()
