@@ -167,7 +167,10 @@ def _config(known: argparse.Namespace, overrides: list[str], base: type[Config])
         return load(known.config, overrides, base)
     kept = known.workdir / "config.json" if known.workdir else None
     if kept is None or not kept.is_file():
-        raise UserError("Say which config to use: --config=FILE" + (f" ({kept} does not exist)." if kept else "."))
+        there = [str(path.parent) for path in known.workdir.parent.glob("*/config.json")] if kept else []
+        near = difflib.get_close_matches(str(known.workdir), there, 1)
+        hint = f"; did you mean --workdir={near[0]}?" if near else ""
+        raise UserError("Say which config to use: --config=FILE" + (f" ({kept} does not exist{hint})." if kept else "."))
     return override(from_json(kept.read_text(), base), overrides)
 
 
@@ -175,9 +178,10 @@ def _refuse_unknown_flags(rest: list[str], known: list[str]) -> None:
     for argument in rest:
         if argument.startswith("-"):
             name = argument.partition("=")[0]
-            near = difflib.get_close_matches(name, known, 1)
-            key = name.lstrip("-").replace("-", "_")
-            hint = f"did you mean {near[0]}?" if near else f"a key of the config goes without dashes: {key}=..."
+            bare = name.lstrip("-")
+            near = difflib.get_close_matches(bare, [flag.lstrip("-") for flag in known], 1)
+            key = bare.replace("-", "_")
+            hint = f"did you mean --{near[0]}?" if near else f"a key of the config goes without dashes: {key}=..."
             raise UserError(f"There is no flag {name}; {hint} Flags: {', '.join(known)}.")
 
 

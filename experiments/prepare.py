@@ -10,7 +10,7 @@ from pathlib import Path
 
 import chz
 from rich.console import Console
-from rich.progress import DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+from rich.progress import FileSizeColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 
 from ptjax.config import UserError, describe
 from ptjax.data.manifest import Manifest
@@ -40,7 +40,7 @@ def main(command: cli.Command) -> None:
 def prepare_with_progress(corpus: Corpus, workers: int | None = None) -> None:
     console = Console()
     phase = TextColumn("{task.description:10}")
-    with Progress(phase, DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn(), console=console) as bar:
+    with Progress(phase, FileSizeColumn(), TransferSpeedColumn(), TimeElapsedColumn(), console=console) as bar:
         tasks = {}
 
         def progress(phase: str, text_bytes: int) -> None:

@@ -64,7 +64,12 @@ def load(spec: str, argv: Sequence[str] = (), base: type[Config] = Config) -> Co
     kwargs = _get_config_arguments(get_config, arguments, path)
     config = _run_user_code(path, lambda: get_config(**kwargs))
     if not isinstance(config, base):
-        raise UserError(f"get_config() of {path} has to return a {base.__name__}, but returned {config!r:.200}.")
+        found = type(config).__name__ if isinstance(config, Config) else f"{config!r:.200}"
+        raise UserError(f"get_config() of {path} returns {found}, but {base.__name__} is wanted here.")
+    for argument in argv:
+        name = argument.partition("=")[0]
+        if name in inspect.signature(get_config).parameters and name not in chz.chz_fields(config):
+            raise UserError(f"{name} is an argument of the config file, not a key: write --config={path}:{argument}")
     return override(config, argv)
 
 
@@ -413,11 +418,11 @@ def _find_class(name: str, bases: Sequence[type[Config]], key: str) -> type[Conf
             candidates = [c for base in bases for c in _subclasses(base)]
         matches = list(dict.fromkeys(c for c in candidates if c.__name__ == name))
         if not matches:
-            names = sorted({c.__name__ for c in candidates})
-            raise UserError(
-                f"{key}: there is no {kinds} named {name!r}.{_did_you_mean(name, names)} Known: {', '.join(names)}; "
-                f"your own is written module:Name."
-            )
+            names = sorted({c.__name__ for c in candidates if c not in bases or len(candidates) == 1})
+            module, _, last = name.rpartition(".")
+            own = f"your own is written module:Name{f', so {module}:{last}' if module else ''}."
+            hint = "" if module else _did_you_mean(name, names)
+            raise UserError(f"{key}: there is no {kinds} named {name!r}.{hint} Known: {', '.join(names)}; {own}")
         if len(matches) > 1:
             raise UserError(f"{key}: {name!r} may be {' or '.join(map(_class_name, matches))}; write one of these.")
         found = matches[0]

@@ -345,9 +345,15 @@ def test_a_required_argument_is_asked_for(folder):
         load("g.py")
 
 
+def test_an_argument_given_as_a_key_is_shown_its_place(folder):
+    (folder / "f.py").write_text(FILE)
+    with pytest.raises(UserError, match="--config=f.py:z=3"):
+        load("f.py", ["z=3"])
+
+
 def test_load_checks_the_class_that_a_main_expects(folder):
     (folder / "f.py").write_text(FILE)
-    with pytest.raises(UserError, match="return a Drawing"):
+    with pytest.raises(UserError, match="Drawing is wanted"):
         load("f.py", [], Drawing)
 
 

@@ -316,8 +316,9 @@ def _decode(data: bytes, path: str, first_line: int | None) -> str:
     except UnicodeDecodeError as error:
         line = None if first_line is None else first_line + data[:error.start].count(b"\n")
         where = path if line is None else f"{path}:{line}"
+        guess = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
         raise UserError(f"{where}: not UTF-8 (byte 0x{data[error.start]:02x}): convert the file, for example with "
-                        f"`iconv -f latin1 -t utf-8`") from None
+                        f"`iconv -f {guess} -t utf-8`") from None
 
 
 def _from_record(record: dict, field: str, origin: str) -> Iterable[Document]:
