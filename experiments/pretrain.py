@@ -35,10 +35,12 @@ def main(command: cli.Command) -> None:
     # Every process goes on: each may hold a part of the model. Only the first one speaks.
     show.console.quiet = jax.process_index() > 0
     baseline = unigram_entropy(experiment.data)
-    show.console.print(
-        f"\nvalidation loss {scores['nll']:.3f} nats a token; unigram entropy {baseline:.3f}: a model that only knows "
-        f"how frequent tokens are cannot do better ({baseline - scores['nll']:+.3f})"
-    )
+    if "nll" in scores:
+        gap = baseline - scores["nll"]
+        show.console.print(
+            f"\nvalidation loss {scores['nll']:.3f} nats a token, {abs(gap):.3f} {'below' if gap > 0 else 'above'} the "
+            f"unigram entropy, {baseline:.3f}: a model that only knows how frequent tokens are cannot go below that"
+        )
     show.examples(Predictor.of_state(run, state), experiment.data)
     if jax.process_index():
         return
