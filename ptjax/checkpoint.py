@@ -115,7 +115,7 @@ class Checkpoints:
         Raises:
           UserError: `step` is missing or damaged; every step is damaged; the state is of another model.
         """
-        self._finish()
+        self._orbax.wait_until_finished()  # and drops no step: who only reads has no say in what is kept
         good, damaged = _find_good(self.folder, step)
         if good is None:
             return None
