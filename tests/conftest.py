@@ -49,16 +49,3 @@ def trained(tiny_corpus, tmp_path_factory):
     from tests.small import Runs
 
     return Runs(tiny_corpus, tmp_path_factory.mktemp("trained")).trained
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """What one test compiled another need not: compiling is what costs."""
-    import jax
-
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # all workers share it
-    jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
