@@ -3,16 +3,17 @@
     python benchmarks/parity_books/run.py --model=bert --minutes=20 --out=runs/parity/bert --torch-python=PYTHON
 
 PYTHON is that of an environment of its own: pip install torch==2.13.0 transformers==5.23.0 numpy. A pilot of 25 steps
-says how many steps the slower of the two takes in `--minutes`; both then train for that many, side by side on `--threads`
-cores each, ptjax by its own `train()` (ours.py), PyTorch on Hugging Face's model over the recorded batches (theirs.py).
-Writes result.json and curves.png into `--out`: the largest relative difference of the first 100 losses, and the losses
-on the whole validation split, half-way and at the end.
+says how many steps the slower of the two takes in `--minutes`; both then train for as many, side by side on `--threads`
+cores each: ptjax by its own `train()` (ours.py), PyTorch on Hugging Face's model over the recorded batches (theirs.py).
+the losses on the whole validation split.
+Writes result.json and curves.png into `--out`: the largest relative difference of the first 100 losses, and at the end
 """
 
 import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,17 +65,23 @@ def relative(a: float, b: float) -> float:
 
 def compare(ours: dict, theirs: dict) -> dict:
     differences = [relative(a, b) for a, b in zip(ours["losses"], theirs["losses"], strict=True)]
-    validation = [[step, a, b, relative(a, b)] for (step, a), (_, b) in zip(ours["validation"], theirs["validation"])]
     return {
         "steps": len(differences),
         "largest relative difference of the first 100 losses": max(differences[:100]),
         "largest relative difference of all losses": max(differences),
-        "validation: step, ptjax, torch, relative difference": validation,
+        "final validation loss": {"ptjax": ours["validation"], "torch": theirs["validation"]},
+        "relative difference of the final validation losses": relative(ours["validation"], theirs["validation"]),
         "seconds a step": {"ptjax": ours["seconds_per_step"], "torch": theirs["seconds_per_step"]},
         "relative difference of Hugging Face's own loss, step 1": theirs["own_loss_difference"],
         "versions": ours["versions"] | theirs["versions"],
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{os.cpu_count()} cores, {processor()}",
     }
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return names[0] if names else platform.machine()
 
 
 def draw(path: Path, model: str, ours: dict, theirs: dict) -> None:
@@ -87,7 +94,8 @@ def draw(path: Path, model: str, ours: dict, theirs: dict) -> None:
     steps = range(1, len(ours["losses"]) + 1)
     for name, run, style in (("ptjax", ours, "-"), ("PyTorch, Hugging Face", theirs, "--")):
         (line,) = above.plot(steps, run["losses"], style, linewidth=1, label=f"{name}, training")
-        above.plot(*zip(*run["validation"]), "o" if style == "-" else "x", color=line.get_color(), label="validation")
+        score, marker = run["validation"], "o" if style == "-" else "x"
+        above.plot(steps[-1], score, marker, color=line.get_color(), label=f"{name}, validation {score:.4f}")
     above.set_ylabel("loss (nats a predicted token)")
     above.set_title(f"{model.upper()} on 41 MB of books: the same run through ptjax and through PyTorch")
     above.legend()
@@ -110,7 +118,7 @@ def main() -> None:
     args = parser.parse_args()
     steps = args.steps
     if steps is None:
-        pilot = train_both(args.out / "pilot", args, PILOT, 1)
+        pilot = train_both(args.out.with_name(f"{args.out.name}-pilot"), args, PILOT, 1)
         seconds = [run["seconds_per_step"] for run in pilot]
         steps = max(PILOT, int(60 * args.minutes / max(seconds)))
         print(f"seconds a step: ptjax {seconds[0]:.3f}, torch {seconds[1]:.3f}; {steps} steps", flush=True)

@@ -156,7 +156,7 @@ def main(folder: Path, threads: int) -> None:
     ]
     optimizer = torch.optim.AdamW(groups, betas=(s["b1"], s["b2"]), eps=s["eps"])
     training, validation = Batches(folder / "train", s), Batches(folder / "validation", s)
-    losses, scores, seconds = [], [], []
+    losses, seconds = [], []
     with torch.no_grad():
         total, count = loss_sum(model, training[0])
         own = model(**training[0]).loss.item()
@@ -174,13 +174,11 @@ def main(folder: Path, threads: int) -> None:
         optimizer.step()
         losses.append(loss.item())
         seconds.append(time.perf_counter() - begin)
-        if step % s["evaluate_every"] == 0 or step == len(s["rates"]):
-            scores.append([step, evaluate(model, validation)])
         if step % 20 == 0 or step == len(s["rates"]):
-            print(f"step {step}/{len(s['rates'])}  loss {losses[-1]:.4f}  {scores[-1:]}", flush=True)
+            print(f"step {step}/{len(s['rates'])}  loss {losses[-1]:.4f}", flush=True)
     result = {
         "losses": losses,
-        "validation": scores,
+        "validation": evaluate(model, validation),
         "seconds_per_step": statistics.median(seconds),
         "own_loss_difference": own_loss_difference,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
