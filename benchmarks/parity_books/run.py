@@ -5,8 +5,8 @@
 PYTHON is that of an environment of its own: pip install torch==2.13.0 transformers==5.23.0 numpy. A pilot of 25 steps
 says how many steps the slower of the two takes in `--minutes`; both then train for as many, side by side on `--threads`
 cores each: ptjax by its own `train()` (ours.py), PyTorch on Hugging Face's model over the recorded batches (theirs.py).
-the losses on the whole validation split.
 Writes result.json and curves.png into `--out`: the largest relative difference of the first 100 losses, and at the end
+the losses on the whole validation split.
 """
 
 import argparse
