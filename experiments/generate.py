@@ -37,7 +37,7 @@ def main(command: cli.Command) -> None:
         raise UserError("--top and --samples are numbers of answers: at least 1")
     run = Run.open(command.config)
     predictor = Predictor.of_workdir(run, command.workdir, flags.step)
-    if "fill" in run.experiment.objective.abilities():
+    if "fill" in run.experiment.objective.abilities() or any(MASK in text for text in texts):
         rows = [predictor.encode_masked(text) for text in texts]
         for text, found in zip(texts, predictor.fill(rows, flags.top)):
             show.fills(text, found)

@@ -132,7 +132,10 @@ class Predictor:
 
     def _check_length(self, length: int) -> None:
         if length > self._length:
-            raise UserError(f"{length} tokens are more than the model's {self._length} positions: shorten the text")
+            raise UserError(
+                f"{length} tokens are more than the model's {self._length} positions: shorten the text, or ask for fewer "
+                "(--tokens)"
+            )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 4))

@@ -279,7 +279,7 @@ def _positive(weight: Array) -> Array:
 
 def _norms(kind: str, tree: PyTree) -> Metrics:
     """Global norm, and that of each module: body.embed, body.layers, head, ..."""
-    parts = {"": tree} | {f"/head": tree["head"]} if "head" in tree else {"": tree}
+    parts = {"": tree} | {f"/{name}": part for name, part in tree.items() if name != "body"}
     parts |= {f"/body.{name}": part for name, part in tree["body"].items()}
     return {f"{kind}_norm{name}": (optax.tree.norm(part), 1.0) for name, part in parts.items() if jax.tree.leaves(part)}
 
@@ -362,12 +362,12 @@ def train(
     )
     restored = checkpoints.restore(run.abstract)
     state, start = restored if restored else (run.init(), 0)
-    if start:
-        on_event(f"Resuming from step {start} of {experiment.steps}")
     if start >= experiment.steps:
-        on_event(f"Step {start} is the last: nothing left to train")
+        on_event(f"Step {start} of {experiment.steps} is done: nothing left to train")
         checkpoints.close()
         return state, run.evaluate(state.averaged, batches=experiment.evaluation.batches)
+    if start:
+        on_event(f"Resuming from step {start} of {experiment.steps}")
     peak = measure_peak(experiment.model.dtype)
     logger = Logger(
         workdir,

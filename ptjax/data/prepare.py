@@ -169,7 +169,8 @@ def check_inputs(manifest: Manifest, inputs: dict, folder: Path) -> None:
     if differing:
         rows = [f"  {key}: {manifest.inputs.get(key)!r} there, {inputs.get(key)!r} asked for\n" for key in differing]
         raise UserError(f"{folder} was prepared from other inputs:\n{''.join(rows)}"
-                        "Choose another folder (corpus.path), delete this one, or ask for what is there")
+                        "Choose another folder (corpus.path), delete this one, or ask for what is there (to train on it as "
+                        "it is: corpus.source=None)")
 
 
 def _splits(corpus: Corpus) -> tuple[str, ...]:
