@@ -203,6 +203,8 @@ def compile_step(
         devices = jax.local_device_count()
         function = functools.partial(step, axis="data")
         function = jax.pmap(function, axis_name="data", in_axes=(None, 0), out_axes=None, donate_argnums=donate)
+        if updates and jax.process_count() > 1:
+            function = _returns_global(function, shardings)
         return CompiledStep(
             function, lambda batch: {k: np.reshape(v, (devices, -1) + v.shape[1:]) for k, v in batch.items()}
         )
@@ -217,3 +219,16 @@ def compile_step(
     return CompiledStep(
         function, lambda batch: {k: jax.make_array_from_process_local_data(rows, v) for k, v in batch.items()}
     )
+
+
+def _returns_global(step: Callable, shardings: PyTree) -> Callable:
+    """pmap's state belongs to one process alone, and could not be saved: the same buffers as arrays of all processes."""
+
+    def share(x, sharding):
+        return jax.make_array_from_single_device_arrays(x.shape, sharding, [s.data for s in x.addressable_shards])
+
+    def shared(state, batch):
+        state, metrics = step(state, batch)
+        return jax.tree.map(share, state, shardings), metrics
+
+    return shared
