@@ -7,13 +7,12 @@
 import json
 
 import jax
-from rich.console import Console
 from rich.table import Table
 
 from ptjax.config import UserError
 from ptjax.train import Experiment, Run
 
-from . import cli
+from . import cli, show
 
 FLAGS = {
     "--split": dict(default="validation", choices=("train", "validation"), help="of the prepared corpus"),
@@ -34,12 +33,12 @@ def main(command: cli.Command) -> None:
     if command.flags.json:
         print(json.dumps(scores))
         return
-    table = Table(title=f"{command.workdir}, {command.flags.split}", title_justify="left", show_header=False, box=None)
+    table = Table(show_header=False, box=None, pad_edge=False)
     if "fill" in run.experiment.objective.abilities() and "perplexity" in scores:
         scores["pseudo-perplexity"] = scores.pop("perplexity")
     for name, value in scores.items():
         table.add_row(name.replace("_", " "), f"{value:.4f}")
-    Console().print(table)
+    show.console.print(f"{command.workdir}, {command.flags.split}", table, sep="\n", markup=False)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def summary(s: Summary) -> None:
-    table = Table(title="parameters", title_justify="left", box=None, show_header=False)
+    table = Table(title="parameters", title_justify="left", box=None, show_header=False, pad_edge=False)
     for name, number in s.parameters.items():
         table.add_row(name, f"{number:,}")
     table.add_row("in all", f"{sum(s.parameters.values()):,}")

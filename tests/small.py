@@ -2,8 +2,13 @@
 
 import dataclasses
 import functools
+import os
+import sys
 from pathlib import Path
+from types import ModuleType
+from unittest import mock
 
+from experiments import cli
 from ptjax.data.pipeline import Data
 from ptjax.logging import Logging
 from ptjax.models import BERT, GPT
@@ -51,3 +56,17 @@ class Runs:
         run = Run.open(experiment(self.corpus, kind, checkpoint=checkpoint, evaluation=Evaluation(every=5)))
         train(run, self.folder / kind)
         return Trained(run, self.folder / kind)
+
+
+def call(module: ModuleType, *arguments: str) -> int:
+    """The exit code of an experiment's main, run in this process as from a shell; the process stays as it was."""
+    environment = {name: value for name, value in os.environ.items() if name != "PTJAX_DEBUG"}
+    with (
+        mock.patch.object(sys, "argv", [module.__name__, *arguments]),
+        mock.patch.object(cli, "set_up_jax", lambda **_: None),
+        mock.patch.dict(os.environ, environment, clear=True),
+    ):
+        try:
+            cli.run(module.main, base=Experiment, flags=module.FLAGS, doc=module.__doc__)
+        except SystemExit as exit:
+            return exit.code

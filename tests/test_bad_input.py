@@ -1,6 +1,6 @@
 """What a user can do wrong: one clear message on stderr, exit code 2, no traceback, nothing lost.
 
-Mains run in this process, through `cli.run`, as from a shell.
+Mains run in this process, as from a shell.
 """
 
 import errno
@@ -10,14 +10,15 @@ import shutil
 from pathlib import Path
 
 import chz
+import jax
 import pytest
 
-from experiments import cli, evaluate, generate, pretrain, replay
+from experiments import evaluate, generate, pretrain, replay
 from ptjax.checkpoint import Checkpoints
 from ptjax.config import to_json
 from ptjax.data.prepare import prepare
 from ptjax.data.sources import TextFiles
-from tests.small import experiment
+from tests.small import call, experiment
 
 CONFIG = '''
 from pathlib import Path
@@ -30,26 +31,17 @@ def get_config():
 '''
 
 
-@pytest.fixture(autouse=True)
-def as_it_was(monkeypatch):
-    """Mains set the whole process up; the tests' process stays as it was."""
-    monkeypatch.setattr(cli, "set_up_jax", lambda **_: None)
-    monkeypatch.delenv("PTJAX_DEBUG", raising=False)
-
-
 @pytest.fixture
-def command(tiny_corpus, tmp_path, monkeypatch, capfd):
+def command(tiny_corpus, tmp_path, capfd):
     """command(main, *arguments) -> (exit code, stdout, stderr); --config and --workdir are given."""
     (tmp_path / "my_config.py").write_text(CONFIG)
     (tmp_path / "my_config.json").write_text(to_json(experiment(tiny_corpus, steps=2)))
 
     def command(module, *arguments: str, workdir=tmp_path / "run", config=True):
         given = [f"--config={tmp_path / 'my_config.py'}"] if config else []
-        monkeypatch.setattr("sys.argv", [module.__name__, *given, f"--workdir={workdir}", *arguments])
-        with pytest.raises(SystemExit) as exit:
-            cli.run(module.main, base=pretrain.Experiment, flags=module.FLAGS, doc=module.__doc__)
+        code = call(module, *given, f"--workdir={workdir}", *arguments)
         captured = capfd.readouterr()
-        return exit.value.code, captured.out, captured.err
+        return code, captured.out, captured.err
 
     return command
 
@@ -200,8 +192,6 @@ def test_one_flipped_bit_falls_back(command, trained, copied):
 
 
 def equal(a, b) -> bool:
-    import jax
-
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
 
 
