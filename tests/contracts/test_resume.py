@@ -51,19 +51,20 @@ def test_stop_and_resume_is_bitwise(objective, body, tiny_corpus, tmp_path):
 
 
 def test_another_mesh_sees_the_same(tiny_corpus, tmp_path):
-    """Batches and masks bitwise, losses tight: eight devices of a mesh after eight of data parallelism."""
+    """Batches and masks bitwise, losses tight: on one device, on eight, and moved between meshes half-way."""
     experiment = small(tiny_corpus, model=cases.BODIES["bert"], ema=None)
-    meshes = [MeshConfig(data=8), MeshConfig(data=2, fsdp=2, tensor=2)]
-    runs = [Run.open(chz.replace(experiment, mesh=mesh)) for mesh in meshes]
+    meshes = [MeshConfig(data=8), MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=1)]
+    devices = [None, None, jax.devices()[:1]]
+    runs = [Run.open(chz.replace(experiment, mesh=mesh), on) for mesh, on in zip(meshes, devices)]
     states = [run.init() for run in runs]
     for step in (0, 9, 1000):
         host = [batch_at(run.pipeline, step) for run in runs]
-        assert same(host[0], host[1])
+        assert same(host[0], host[1]) and same(host[0], host[2])
         asked = [
             jax.jit(run.learner.corrupted)(state.replace(step=np.int32(step)), run.train_step.place(batch))
             for run, state, batch in zip(runs, states, host)
         ]
-        assert same(asked[0], asked[1])
+        assert same(asked[0], asked[1]) and same(asked[0], asked[2])
     train(runs[0], tmp_path / "straight")
     train(Run.open(chz.replace(experiment, mesh=meshes[0], steps=5)), tmp_path / "moved")
     train(runs[1], tmp_path / "moved")
