@@ -36,8 +36,8 @@ def main(command: cli.Command) -> None:
     state, chosen = checkpoints.restore(run.abstract, chosen) if chosen else (run.init(), 0)
     result = replay(run, state, step)
 
-    same = "as training saw it" if chosen == step - 1 else f"of step {step}'s batch under the parameters of step {chosen}"
-    lines = [f"step {step}: loss {result.metrics['loss']:.6f} ({same})", ""]
+    whose = "as training saw it" if chosen == step - 1 else f"of its batch under the parameters of step {chosen}"
+    lines = [f"step {step}: loss {result.metrics['loss']:.6f} ({whose})", ""]
     for i, index in enumerate(result.batch["index"]):
         lines += [f"--- example {index}, loss {result.row_loss[i]:.4f}", _readable(run, result.batch, i), ""]
     folder = workdir / "replay"

@@ -27,8 +27,12 @@ def summary(s: Summary) -> None:
 def fills(text: str, found: list[Fill]) -> None:
     console.print(Text(text, style="bold"))
     for fill in found:
-        best = [f"{piece!r} {p:.0%}" if p >= 0.01 else f"{piece!r} {p:.1%}" for piece, p in zip(fill.pieces, fill.probabilities)]
-        console.print(Text("    " + "   ".join(best)))
+        console.print(_guesses(fill))
+
+
+def _guesses(fill: Fill) -> Text:
+    shares = [f"{p:.0%}" if p >= 0.01 else f"{p:.1%}" for p in fill.probabilities]
+    return Text("    " + "   ".join(f"{piece!r} {share}" for piece, share in zip(fill.pieces, shares)))
 
 
 def examples(predictor: Predictor, data: Data, count: int = 5) -> None:
@@ -64,5 +68,4 @@ def _filled_masks(predictor: Predictor, rows: np.ndarray) -> None:
         before, after = decode(row[:at]).split("\n")[-1], decode(row[at + 1 :]).split("\n")[0]
         piece = decode([row[at]])
         console.print(Text(before[-60:]).append(f"[{piece}]", style="bold green").append(after[:40]))
-        fills_line = "   ".join(f"{p!r} {q:.0%}" for p, q in zip(found[0].pieces, found[0].probabilities))
-        console.print(Text("    " + fills_line))
+        console.print(_guesses(found[0]))

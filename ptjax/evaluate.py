@@ -24,7 +24,8 @@ def evaluate(
             sums[name] = sums.get(name, 0.0) + np.asarray(pair, np.float64)
     means = {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
     terms = {name.removeprefix("loss/"): value for name, value in means.items() if name.startswith("loss/")}
-    result = {"loss": float(loss(terms))} | {k: float(v) for k, v in means.items() if len(terms) > 1 or "loss/" not in k}
+    result = {"loss": float(loss(terms))}
+    result |= {name: float(mean) for name, mean in means.items() if len(terms) > 1 or "loss/" not in name}
     if "nll" in result:
         result["perplexity"] = math.exp(min(result["nll"], 700.0))
     return result

@@ -67,7 +67,8 @@ class Predictor:
         objective = self.experiment.objective
         if ability not in objective.abilities():
             able = " and ".join(objective.abilities()) or "neither fill nor sample"
-            raise UserError(f"{type(objective).__name__} does not teach a model to {ability}: this checkpoint can {able}")
+            name = type(objective).__name__
+            raise UserError(f"{name} does not teach a model to {ability}: this checkpoint can {able}")
 
     # --- masks ---
 
@@ -108,7 +109,7 @@ class Predictor:
     # --- text ---
 
     def sample(self, prompts: Sequence[np.ndarray], sampling: Sampling) -> list[np.ndarray]:
-        """Continues each prompt, all at once with a key-value cache; ids of the continuations, cut at an end of text."""
+        """Continues each prompt, all at once with a key-value cache; ids of what follows, cut at an end of text."""
         self.require("sample")
         sampling.check()
         vocab = self.tokenizer.vocab
@@ -123,7 +124,8 @@ class Predictor:
         for row, prompt in zip(tokens, prompts):
             row[longest - len(prompt) :] = prompt
         forbidden = tuple(i for i in vocab.special_ids if i != vocab.eos_id)
-        out = _sample(self.net, self.experiment.model, vocab.size, forbidden, sampling, self.params, tokens, vocab.pad_id)
+        model = self.experiment.model
+        out = _sample(self.net, model, vocab.size, forbidden, sampling, self.params, tokens, vocab.pad_id)
         return [row[: np.append(np.flatnonzero(row == vocab.eos_id), len(row))[0]] for row in np.asarray(out)]
 
     @property
@@ -133,7 +135,7 @@ class Predictor:
     def _check_length(self, length: int) -> None:
         if length > self._length:
             raise UserError(
-                f"{length} tokens are more than the model's {self._length} positions: shorten the text, or ask for fewer "
+                f"{length} tokens are more than the model's {self._length} positions: shorten the text or ask for fewer "
                 "(--tokens)"
             )
 

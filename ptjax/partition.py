@@ -222,7 +222,7 @@ def compile_step(
 
 
 def _returns_global(step: Callable, shardings: PyTree) -> Callable:
-    """pmap's state belongs to one process alone, and could not be saved: the same buffers as arrays of all processes."""
+    """pmap's state is of one process alone and could not be saved: gives its buffers as arrays of all processes."""
 
     def share(x, sharding):
         return jax.make_array_from_single_device_arrays(x.shape, sharding, [s.data for s in x.addressable_shards])

@@ -31,12 +31,13 @@ def summarize(run: Run) -> Summary:
     params = run.learner.params_shape
     parts = {f"body.{name}": count(part) for name, part in params["body"].items()}
     parts |= {name: count(part) for name, part in params.items() if name != "body"}
+    parts = {name: number for name, number in parts.items() if number}
     data, vocab = run.experiment.data, run.learner.vocab
     mesh = dict(run.mesh.shape)
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)"
     flops = run.experiment.flops_per_step(vocab)
     if run.train_step.lower is None:  # pmap: what each device holds is known without the compiler
-        return Summary({k: v for k, v in parts.items() if v}, flops, None, {"state": _bytes(run.abstract)}, mesh, devices)
+        return Summary(parts, flops, None, {"state": _bytes(run.abstract)}, mesh, devices)
     batch = {
         "index": jax.ShapeDtypeStruct((data.batch_size,), np.int32),
         "tokens": jax.ShapeDtypeStruct((data.batch_size, data.length), np.int32),
@@ -52,7 +53,7 @@ def summarize(run: Run) -> Summary:
     costs = compiled.cost_analysis() or {}
     per_device = costs.get("flops")
     return Summary(
-        {k: v for k, v in parts.items() if v},
+        parts,
         flops,
         per_device * jax.device_count() if per_device else None,
         memory,

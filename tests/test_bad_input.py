@@ -110,7 +110,8 @@ def test_no_such_config(command, tmp_path):
 
 
 def test_corpus_that_is_not_prepared(command, tmp_path):
-    check(command(pretrain, "data.corpus.source=None", f"data.corpus.path={tmp_path / 'nothing'}"), "nothing", "prepare")
+    nothing = ["data.corpus.source=None", f"data.corpus.path={tmp_path / 'nothing'}"]
+    check(command(pretrain, *nothing), "nothing", "prepare")
     empty = ["data.corpus.source=TextFiles", f"data.corpus.source.glob={tmp_path}/*.nothing"]
     check(command(pretrain, *empty, f"data.corpus.path={tmp_path / 'other'}"), r"\*\.nothing")
 
@@ -140,7 +141,8 @@ def test_a_shard_of_changed_bytes(command, own_corpus, tmp_path):
 
 
 def test_tokenizer_of_another_data_set(command, own_corpus, tmp_path):
-    other = chz.replace(own_corpus, path=str(tmp_path / "other"), tokenizer=chz.replace(own_corpus.tokenizer, vocab_size=390))
+    smaller = chz.replace(own_corpus.tokenizer, vocab_size=390)
+    other = chz.replace(own_corpus, path=str(tmp_path / "other"), tokenizer=smaller)
     prepare(other)
     manifest = json.loads((Path(own_corpus.path) / "manifest.json").read_text())
     model = shutil.copy(tmp_path / "other/tokenizer.model", own_corpus.path)
@@ -200,7 +202,8 @@ def test_a_damaged_checkpoint_that_was_asked_for(command, copied):
     before = snapshot(copied)
     for main in (evaluate, generate):
         arguments = ["--text=a <mask>"] if main is generate else ["--batches=1"]
-        check(command(main, "--step=9", *arguments, config=False, workdir=copied), "step 9: the contents of", "3, 6, 10")
+        result = command(main, "--step=9", *arguments, config=False, workdir=copied)
+        check(result, "step 9: the contents of", "3, 6, 10")
     check(command(replay, "--step=10", "--checkpoint=9", config=False, workdir=copied), "step 9: the contents of")
     check(command(evaluate, "--step=5", config=False, workdir=copied), "no checkpoint of step 5 .* 3, 6, 9, 10")
     assert snapshot(copied) == before
@@ -210,7 +213,8 @@ def test_every_checkpoint_damaged(command, copied):
     for step in (3, 6, 9, 10):
         flip(largest(copied / f"checkpoints/{step}"))
     before = snapshot(copied)
-    check(command(pretrain, config=False, workdir=copied), "No good checkpoint", "to start over, move .*checkpoints away")
+    result = command(pretrain, config=False, workdir=copied)
+    check(result, "No good checkpoint", "to start over, move .*checkpoints away")
     assert snapshot(copied) == before
 
 
@@ -218,8 +222,8 @@ def test_workdir_of_another_experiment(command, copied):
     before = snapshot(copied)
     changed = ["optimizer.peak_lr=0.5", "model.layers=3", "objective=CausalLM", "steps=10"]
     result = command(pretrain, *changed, config=False, workdir=copied)
-    check(result, "holds another experiment", "optimizer.peak_lr: 0.003 there, 0.5 here", "model.layers: 2 there, 3 here",
-          "objective: MLM there, CausalLM here", "Use another --workdir")
+    check(result, "holds another experiment", "optimizer.peak_lr: 0.003 there, 0.5 here",
+          "model.layers: 2 there, 3 here", "objective: MLM there, CausalLM here", "Use another --workdir")
     assert "steps" not in result[2].partition("\n")[2].partition("Use another")[0]
     assert snapshot(copied) == before
 

@@ -83,7 +83,8 @@ def test_no_device_holds_the_whole_model():
 
 
 def test_a_size_that_the_mesh_does_not_divide():
-    with pytest.raises(UserError, match="has 2 along 'heads', which mesh.tensor=8 does not divide.*mesh.rules.heads=None"):
+    message = "has 2 along 'heads', which mesh.tensor=8 does not divide.*mesh.rules.heads=None"
+    with pytest.raises(UserError, match=message):
         shardings(mesh=MeshConfig(data=1, tensor=8))
     whole = MeshConfig(data=1, tensor=8, rules=Rules(heads=None))
     shardings(mesh=whole)  # as the message says
@@ -111,7 +112,8 @@ def test_rows_keep_their_order(layout):
         return {"total": jax.lax.psum(total, axis) if axis else total}
 
     compiled = partition.compile_step(step, mesh, Rules(), replicated, layout=layout, updates=False)
-    host = {"index": np.arange(16, dtype=np.int32), "x": np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)}
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+    host = {"index": np.arange(16, dtype=np.int32), "x": x}
     placed = compiled.place(host)
     assert (np.asarray(placed["x"]).reshape(16, 3) == host["x"]).all()
     found = float(compiled(jax.device_put(np.float32(2), replicated), placed)["total"])

@@ -171,7 +171,8 @@ def start(workdir, *arguments: str, **environment: str) -> subprocess.Popen:
     """A main of its own process, on one device."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", "COLUMNS": "400", **environment}
     command = [sys.executable, *MAIN, f"--workdir={workdir}", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
 
 
 def wait_for_step(workdir: Path, step: int, process: subprocess.Popen) -> None:
