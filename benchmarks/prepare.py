@@ -54,11 +54,13 @@ def main() -> None:
     corpus = Corpus(path=str(folder), source=source, tokenizer=tokenizer)
     try:
         report = prepare(corpus)
-        print(f"{machine()}, {cores} cores; sentencepiece {version('sentencepiece')}, {tokenizer.model}; "
-              f"{report.encoded_bytes / 1e6:.1f} MB of text, tokenizer trained in {report.seconds['tokenizer']:.1f} s")
+        print(
+            f"{machine()}, {cores} cores; sentencepiece {version('sentencepiece')}, {tokenizer.model}; "
+            f"{report.encoded_bytes / 1e6:.1f} MB of text, tokenizer trained in {report.seconds['tokenizer']:.1f} s"
+        )
         processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / TOKENIZER))
         texts = [document.text for document in source.read()]
-        pieces = [text[start:start + PIECE] for text in texts for start in range(0, len(text), PIECE)]
+        pieces = [text[start : start + PIECE] for text in texts for start in range(0, len(text), PIECE)]
         encode = functools.partial(processor.encode, pieces, return_type="numpy")
         ours, one, all_cores = [], [], []
         for _ in range(REPEATS):
@@ -70,11 +72,15 @@ def main() -> None:
         shutil.rmtree(folder)
     wall, cpu = (np.array([ours, one, all_cores])[..., i] for i in (0, 1))
     speeds = report.encoded_bytes / 1e6 / np.median(wall, axis=1)
-    print(f"prepare {speeds[0]:.1f} MB/s, SentencePiece {speeds[1]:.1f} on one core, {speeds[2]:.1f} on {cores}; "
-          f"medians of {REPEATS}")
-    print(f"prepare is at {np.median(wall[1] / wall[0]) / cores:.2f} of SentencePiece on one core times {cores}, "
-          f"{np.median(wall[2] / wall[0]):.2f} of SentencePiece on {cores} cores at once (fairer where others use the "
-          f"machine), {np.median(cpu[1] / cpu[0]):.2f} in processor time")
+    print(
+        f"prepare {speeds[0]:.1f} MB/s, SentencePiece {speeds[1]:.1f} on one core, {speeds[2]:.1f} on {cores}; "
+        f"medians of {REPEATS}"
+    )
+    print(
+        f"prepare is at {np.median(wall[1] / wall[0]) / cores:.2f} of SentencePiece on one core times {cores}, "
+        f"{np.median(wall[2] / wall[0]):.2f} of SentencePiece on {cores} cores at once (fairer where others use the "
+        f"machine), {np.median(cpu[1] / cpu[0]):.2f} in processor time"
+    )
 
 
 if __name__ == "__main__":

@@ -170,7 +170,9 @@ def _config(known: argparse.Namespace, overrides: list[str], base: type[Config])
         there = [str(path.parent) for path in known.workdir.parent.glob("*/config.json")] if kept else []
         near = difflib.get_close_matches(str(known.workdir), there, 1)
         hint = f"; did you mean --workdir={near[0]}?" if near else ""
-        raise UserError("Say which config to use: --config=FILE" + (f" ({kept} does not exist{hint})." if kept else "."))
+        raise UserError(
+            "Say which config to use: --config=FILE" + (f" ({kept} does not exist{hint})." if kept else ".")
+        )
     return override(from_json(kept.read_text(), base), overrides)
 
 

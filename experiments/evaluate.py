@@ -1,7 +1,7 @@
 """Evaluate a checkpoint on a split of its corpus: loss, perplexity, accuracy, bits a byte.
 
-    python -m experiments.evaluate --workdir=runs/mlm_stdlib
-    python -m experiments.evaluate --workdir=runs/mlm_stdlib --step=1000 --split=train --batches=50
+python -m experiments.evaluate --workdir=runs/mlm_stdlib
+python -m experiments.evaluate --workdir=runs/mlm_stdlib --step=1000 --split=train --batches=50
 """
 
 import json

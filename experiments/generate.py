@@ -1,7 +1,7 @@
 """Fill masks (MLM) or continue text (CausalLM) with a checkpoint.
 
-    python -m experiments.generate --workdir=runs/mlm_stdlib --text='import <mask>' --text='for i in <mask>(10):'
-    python -m experiments.generate --workdir=runs/causal --text='def main(' --samples=3 --temperature=0.8 --top-p=0.95
+python -m experiments.generate --workdir=runs/mlm_stdlib --text='import <mask>' --text='for i in <mask>(10):'
+python -m experiments.generate --workdir=runs/causal --text='def main(' --samples=3 --temperature=0.8 --top-p=0.95
 """
 
 import sys
@@ -15,12 +15,15 @@ from ptjax.train import Experiment, Run
 from . import cli, show
 
 FLAGS = {
-    "--text": dict(action="append", metavar="TEXT", help=f"a prompt, or a text with {MASK} in it; may be repeated; '-' "
-                   "reads one a line from standard input"),
+    "--text": dict(
+        action="append",
+        metavar="TEXT",
+        help=f"a prompt, or a text with {MASK} in it; may be repeated; '-' reads one a line from standard input",
+    ),
     "--step": dict(type=int, help="of the checkpoint (default: the last good one)"),
     "--top": dict(type=int, default=5, help="guesses shown for each mask (default 5)"),
     "--samples": dict(type=int, default=1, help="continuations of each prompt (default 1)"),
-    "--tokens": dict(type=int, default=64, help="length of a continuation (default 64)"),
+    "--tokens": dict(type=int, help="length of a continuation (default 64, or what the model has positions for)"),
     "--temperature": dict(type=float, default=1.0, help="0 takes the likeliest token (default 1)"),
     "--top-k": dict(type=int, help="draw from the k likeliest tokens only"),
     "--top-p": dict(type=float, help="draw from the likeliest tokens that hold this share of probability"),
@@ -42,9 +45,10 @@ def main(command: cli.Command) -> None:
         for text, found in zip(texts, predictor.fill(rows, flags.top)):
             show.fills(text, found)
         return
-    sampling = Sampling(flags.tokens, flags.temperature, flags.top_k, flags.top_p, flags.seed)
     texts = [text for text in texts for _ in range(flags.samples)]
-    for text, ids in zip(texts, predictor.sample([predictor.tokenizer.encode(text) for text in texts], sampling)):
+    prompts = [predictor.tokenizer.encode(text) for text in texts]
+    sampling = Sampling(flags.tokens, flags.temperature, flags.top_k, flags.top_p, flags.seed)
+    for text, ids in zip(texts, predictor.sample(prompts, sampling)):
         show.console.print(Text(text, style="bold").append(predictor.tokenizer.decode(ids), style="not bold green"))
         show.console.print(Text("---", style="dim"))
 

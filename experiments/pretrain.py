@@ -1,7 +1,7 @@
 """Pre-train a model; the same command again resumes.
 
-    python -m experiments.pretrain --config=configs/mlm_stdlib.py --workdir=runs/mlm optimizer.peak_lr=6e-4
-    python -m experiments.pretrain --config=configs/mlm_stdlib.py --workdir=runs/causal objective=CausalLM
+python -m experiments.pretrain --config=configs/mlm_stdlib.py --workdir=runs/mlm optimizer.peak_lr=6e-4
+python -m experiments.pretrain --config=configs/mlm_stdlib.py --workdir=runs/causal objective=CausalLM
 """
 
 import jax

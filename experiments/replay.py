@@ -1,6 +1,6 @@
 """Rebuild one step of a run from (seed, step) and a checkpoint: its batch, masks and loss, readable, on one CPU.
 
-    python -m experiments.replay --workdir=runs/mlm_stdlib --step=120
+python -m experiments.replay --workdir=runs/mlm_stdlib --step=120
 """
 
 import chz

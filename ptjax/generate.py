@@ -22,16 +22,17 @@ MASK = "<mask>"
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How the next token is drawn. temperature 0 takes the likeliest; top_k and top_p (Holtzman et al., 2020) cut the
-    distribution to the k likeliest pieces, and to the fewest that hold a share p of it."""
+    distribution to the k likeliest pieces, and to the fewest that hold a share p of it. tokens None: 64, or as many as
+    the model has positions for."""
 
-    tokens: int = 64
+    tokens: int | None = None
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
     seed: int = 0
 
     def check(self) -> None:
-        if self.tokens < 1 or self.temperature < 0 or (self.top_k is not None and self.top_k < 1):
+        if (self.tokens is not None and self.tokens < 1) or self.temperature < 0 or (self.top_k is not None and self.top_k < 1):
             raise UserError("sampling needs tokens >= 1, temperature >= 0 and top_k >= 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p is a share in (0, 1], not {self.top_p}")
@@ -118,7 +119,10 @@ class Predictor:
         if not all(len(prompt) for prompt in prompts):
             raise UserError("a prompt is empty: this corpus marks only the end of a document, so give at least a word")
         longest = max(len(prompt) for prompt in prompts)
-        self._check_length(longest + sampling.tokens)
+        if sampling.tokens is None:
+            room = max(self._length + 1 - longest, 1)
+            sampling = dataclasses.replace(sampling, tokens=min(64, room))
+        self._check_length(longest + sampling.tokens - 1)  # the last token is not read
         # Padding stands on the left, so that all rows write the same slot of the cache.
         tokens = np.full((len(prompts), longest), vocab.pad_id, np.int32)
         for row, prompt in zip(tokens, prompts):
@@ -135,8 +139,8 @@ class Predictor:
     def _check_length(self, length: int) -> None:
         if length > self._length:
             raise UserError(
-                f"{length} tokens are more than the model's {self._length} positions: shorten the text or ask for fewer "
-                "(--tokens)"
+                f"{length} tokens are more than the model's {self._length} positions: shorten the text or ask for "
+                "fewer (--tokens)"
             )
 
 

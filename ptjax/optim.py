@@ -147,7 +147,7 @@ def _is_hidden_matrix(path, leaf) -> bool:
 
 def _matrix_axes(path, leaf) -> contrib.MuonDimensionNumbers:
     """Which axes of a kernel, (inputs..., outputs...) after the layers' axis, are the rows and columns of a matrix."""
-    axes = tuple(range(leaf.ndim))[_stacked(path):]
+    axes = tuple(range(leaf.ndim))[_stacked(path) :]
     # query, key and value map one axis (the width) to heads x size; any other kernel ends in its one output axis.
     split = 1 if _names(path)[-2] in ("query", "key", "value") else len(axes) - 1
     return contrib.MuonDimensionNumbers(axes[:split], axes[split:])

@@ -28,8 +28,13 @@ def loss_curve(workdir: str | Path, baselines: dict[str, float] | None = None) -
         steps, losses = zip(*validation)
         axes.plot(steps, losses, "o-", color="#d94801", markersize=4, linewidth=1, label="validation")
         axes.annotate(
-            f"{losses[-1]:.2f}", (steps[-1], losses[-1]), xytext=(0, 7), textcoords="offset points",
-            color="#d94801", ha="center", fontsize=9,
+            f"{losses[-1]:.2f}",
+            (steps[-1], losses[-1]),
+            xytext=(0, 7),
+            textcoords="offset points",
+            color="#d94801",
+            ha="center",
+            fontsize=9,
         )
     for label, value in (baselines or {}).items():
         axes.axhline(value, color="#666666", linestyle="--", linewidth=1, label=f"{label} ({value:.2f})")

@@ -84,7 +84,9 @@ class Experiment(Config):
     seed: int = chz.field(default=0, doc="of initial parameters, data order, masks and dropout")
     accumulation: int = chz.field(default=1, doc="microbatches a step: less memory, the same numbers")
     ema: float | None = chz.field(default=None, doc="decay of an average of the parameters, which is what is evaluated")
-    skip_non_finite: bool = chz.field(default=False, doc="skip an update whose gradient is not finite, rather than stop")
+    skip_non_finite: bool = chz.field(
+        default=False, doc="skip an update whose gradient is not finite, rather than stop"
+    )
     skip_spikes: float | None = chz.field(
         default=None, doc="skip an update whose gradient norm is so many times its running average"
     )
@@ -207,9 +209,7 @@ class Learner:
         direction, opt_state = self.tx.update(grads, state.opt_state, state.params)
         rate = state.hyper["learning_rate"] * e.optimizer.factor(state.step, e.steps)
         updates = jax.tree.map(lambda d: -rate * d, direction)
-        new = state.replace(
-            step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state
-        )
+        new = state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state)
         if e.ema is not None:
             new = new.replace(ema=optax.incremental_update(new.params, state.ema, 1 - e.ema))
         metrics = self.report(losses, weights) | {"learning_rate": (rate, 1.0)}
@@ -306,9 +306,7 @@ class Run:
         pipeline = Pipeline(experiment.data, seed=experiment.seed)
         learner = Learner(experiment, pipeline.vocab)
         abstract, shardings = learner.shardings(mesh)
-        abstract = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
-        )
+        abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
         return cls(experiment, learner, mesh, pipeline, abstract, shardings)
 
     @property
@@ -396,7 +394,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Signals:
-    """Turns SIGTERM and the first Ctrl-C into a flag that the loop reads between steps; a second Ctrl-C acts at once."""
+    """Turns SIGTERM and the first Ctrl-C into a flag, read between steps; a second Ctrl-C acts at once."""
 
     def __enter__(self) -> "_Signals":
         self.received = 0
@@ -482,7 +480,7 @@ class _Loop:
                 f"the loss or the gradient of step {step} is not finite (loss {values['loss']}, gradient norm "
                 f"{values['gradient_norm']}); examples of the batch: {index.tolist()}\n"
                 + (f"the last good checkpoint is step {kept[-1]}" if kept else "no checkpoint was saved before it")
-                + f"; `experiments.replay --step={step}` shows the batch. In another workdir, a lower optimizer.peak_lr, "
+                + f"; `experiments.replay --step={step}` shows the batch. In another workdir, lower optimizer.peak_lr, "
                 "optimizer.clip=1.0 or skip_non_finite=True may help"
             )
 

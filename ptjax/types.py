@@ -44,7 +44,7 @@ class TextInput:
 
 @struct.dataclass
 class Hidden:
-    """What a text body returns. last: [B, L, D] in the compute dtype; state: the key-value cache, where one was given."""
+    """What a text body returns. last: [B, L, D] in the compute dtype; state: the key-value cache, if one was given."""
 
     last: Array
     state: PyTree = None

@@ -37,8 +37,14 @@ def tiny_corpus(tmp_path_factory):
         if 500 < len(topics[name]) < 10_000 and size < 100_000:
             (folder / f"{name}.txt").write_text(topics[name], encoding="utf-8")
             size += len(topics[name])
-    corpus = Corpus(path=str(folder / "prepared"), source=TextFiles(glob=str(folder / "*.txt"), documents="blank_line"),
-                    validation_fraction=0.1, tokenizer=SentencePiece(vocab_size=400), block=128, shard_blocks=64)
+    corpus = Corpus(
+        path=str(folder / "prepared"),
+        source=TextFiles(glob=str(folder / "*.txt"), documents="blank_line"),
+        validation_fraction=0.1,
+        tokenizer=SentencePiece(vocab_size=400),
+        block=128,
+        shard_blocks=64,
+    )
     prepare(corpus)
     return corpus
 

@@ -20,7 +20,7 @@ from ptjax.data.prepare import prepare
 from ptjax.data.sources import TextFiles
 from tests.small import call, experiment
 
-CONFIG = '''
+CONFIG = """
 from pathlib import Path
 
 from ptjax.config import from_json
@@ -28,7 +28,7 @@ from ptjax.config import from_json
 
 def get_config():
     return from_json(Path(__file__).with_suffix(".json").read_text())
-'''
+"""
 
 
 @pytest.fixture
@@ -74,28 +74,31 @@ def own_corpus(tiny_corpus, tmp_path):
 # What is typed.
 
 
-@pytest.mark.parametrize("arguments,message", [
-    (["optimizer.peek_lr=1e-3"], "There is no 'optimizer.peek_lr'. Did you mean 'optimizer.peak_lr'"),
-    (["objective=CausaLM"], "CausalLM"),
-    (["objective=os:getcwd"], "objective"),
-    (["steps=ten"], "'steps' expects int, got 'ten'"),
-    (["steps=0"], "steps must be at least 1"),
-    (["seed=-1"], r"seed must be in \[0, 2\*\*32\)"),
-    (["data.batch_size=12"], "data.batch_size=12 does not divide into mesh.data . mesh.fsdp = 8 .* such as 8"),
-    (["data.batch_size=8", "accumulation=2"], "use a multiple of 16, such as 16"),
-    (["data.batch_size=0"], "batch_size=0"),
-    (["data.length=128"], "data.length=128 is longer than the position table: set model.max_length=128 or more"),
-    (["data.length=48"], "length=48 does not fit blocks of 128 tokens.* 32, 64"),
-    (["mesh.data=3"], "wants 3 devices and there are 8"),
-    (["mesh.data=1", "mesh.tensor=8"], "which mesh.tensor=8 does not divide"),
-    (["mesh.layout=pmap", "mesh.fsdp=2"], "pmap is data parallel only"),
-    (["model.heads=3"], "width=32 is not divisible by heads=3"),
-    (["objective.rate=1.5"], r"rate must be in \(0, 1\]"),
-    (["evaluation.batches=0"], "evaluation.batches must be above 0"),
-    (["checkpoint.keep=0"], "checkpoint.keep must be above 0"),
-    (["profile=(5,2)"], "profile is a first and a last step"),
-    (["--dryrun"], "There is no flag --dryrun; did you mean --dry-run"),
-])
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["optimizer.peek_lr=1e-3"], "There is no 'optimizer.peek_lr'. Did you mean 'optimizer.peak_lr'"),
+        (["objective=CausaLM"], "CausalLM"),
+        (["objective=os:getcwd"], "objective"),
+        (["steps=ten"], "'steps' expects int, got 'ten'"),
+        (["steps=0"], "steps must be at least 1"),
+        (["seed=-1"], r"seed must be in \[0, 2\*\*32\)"),
+        (["data.batch_size=12"], "data.batch_size=12 does not divide into mesh.data . mesh.fsdp = 8 .* such as 8"),
+        (["data.batch_size=8", "accumulation=2"], "use a multiple of 16, such as 16"),
+        (["data.batch_size=0"], "batch_size=0"),
+        (["data.length=128"], "data.length=128 is longer than the position table: set model.max_length=128 or more"),
+        (["data.length=48"], "length=48 does not fit blocks of 128 tokens.* 32, 64"),
+        (["mesh.data=3"], "wants 3 devices and there are 8"),
+        (["mesh.data=1", "mesh.tensor=8"], "which mesh.tensor=8 does not divide"),
+        (["mesh.layout=pmap", "mesh.fsdp=2"], "pmap is data parallel only"),
+        (["model.heads=3"], "width=32 is not divisible by heads=3"),
+        (["objective.rate=1.5"], r"rate must be in \(0, 1\]"),
+        (["evaluation.batches=0"], "evaluation.batches must be above 0"),
+        (["checkpoint.keep=0"], "checkpoint.keep must be above 0"),
+        (["profile=(5,2)"], "profile is a first and a last step"),
+        (["--dryrun"], "There is no flag --dryrun; did you mean --dry-run"),
+    ],
+)
 def test_mistyped(command, tmp_path, arguments, message):
     check(command(pretrain, *arguments), message)
     assert not (tmp_path / "run").exists()
@@ -222,8 +225,14 @@ def test_workdir_of_another_experiment(command, copied):
     before = snapshot(copied)
     changed = ["optimizer.peak_lr=0.5", "model.layers=3", "objective=CausalLM", "steps=10"]
     result = command(pretrain, *changed, config=False, workdir=copied)
-    check(result, "holds another experiment", "optimizer.peak_lr: 0.003 there, 0.5 here",
-          "model.layers: 2 there, 3 here", "objective: MLM there, CausalLM here", "Use another --workdir")
+    check(
+        result,
+        "holds another experiment",
+        "optimizer.peak_lr: 0.003 there, 0.5 here",
+        "model.layers: 2 there, 3 here",
+        "objective: MLM there, CausalLM here",
+        "Use another --workdir",
+    )
     assert "steps" not in result[2].partition("\n")[2].partition("Use another")[0]
     assert snapshot(copied) == before
 
@@ -232,8 +241,21 @@ def test_checkpoint_of_another_model(command, copied):
     """A config.json that does not tell what is in the checkpoints."""
     result = command(evaluate, "model.width=48", "model.hidden=96", config=False, workdir=copied)
     check(result, "is of another model. Leaves that differ", r"params/body/embed/tokens: float32\[512, 32\] there")
-    check(command(evaluate, "objective=CausalLM", "model=GPT", "model.layers=2", "model.width=32", "model.heads=2",
-                  "model.hidden=64", "model.max_length=64", config=False, workdir=copied), "missing there")
+    check(
+        command(
+            evaluate,
+            "objective=CausalLM",
+            "model=GPT",
+            "model.layers=2",
+            "model.width=32",
+            "model.heads=2",
+            "model.hidden=64",
+            "model.max_length=64",
+            config=False,
+            workdir=copied,
+        ),
+        "missing there",
+    )
 
 
 def test_no_checkpoint_yet(command, tmp_path):

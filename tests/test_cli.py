@@ -16,7 +16,7 @@ from ptjax.config import UserError, to_json
 ROOT = Path(__file__).parents[1]
 MAINS = list(commands())
 
-CONFIG = '''
+CONFIG = """
 import chz
 from ptjax.config import Config
 
@@ -26,7 +26,7 @@ class Top(Config):
 
 def get_config(steps: int = 10):
     return Top(steps=steps)
-'''
+"""
 
 MAIN = '''"""Demo: does what its flag says.
 
@@ -178,10 +178,7 @@ def test_control_c_is_130_with_one_line(folder):
 
 
 def test_the_compilation_cache_can_be_moved_and_switched_off(folder):
-    code = (
-        "from experiments import cli; cli.set_up_jax()\n"
-        "import jax; print(jax.config.jax_compilation_cache_dir)\n"
-    )
+    code = "from experiments import cli; cli.set_up_jax()\nimport jax; print(jax.config.jax_compilation_cache_dir)\n"
     run = lambda **environment: subprocess.run(  # noqa: E731
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}
     ).stdout.strip()

@@ -227,7 +227,7 @@ def test_names_of_the_library_are_found_without_an_import():
 
 # Config files.
 
-FILE = '''
+FILE = """
 import chz
 from ptjax.config import Config
 
@@ -246,7 +246,7 @@ class Top(Config):
 
 def get_config(size: str = "small", z: int = 3, flag=False, *, ratio: float | None = None) -> Top:
     return Top(part=Mine(z=z if not flag else -z), size=size)
-'''
+"""
 
 
 def test_load_applies_arguments_then_overrides(folder):

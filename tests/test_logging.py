@@ -22,7 +22,12 @@ WAITS = {"input": 0.001, "device": 0.002, "checkpoint": 0.0}
 def make_logger(workdir, start_step=0, total_steps=100, **kwargs):
     config = Logging(**{"every": 2} | kwargs)
     return Logger(
-        workdir, config, total_steps=total_steps, tokens_per_step=1000, flops_per_step=1e6, peak_flops=1e9,
+        workdir,
+        config,
+        total_steps=total_steps,
+        tokens_per_step=1000,
+        flops_per_step=1e6,
+        peak_flops=1e9,
         start_step=start_step,
     )
 

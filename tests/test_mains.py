@@ -20,8 +20,17 @@ from ptjax.train import EVALUATE, example_keys
 from tests.small import call
 
 ROOT = Path(__file__).parents[1]
-SHRUNK = ("model.layers=1", "model.width=32", "model.heads=2", "model.hidden=64", "model.unroll=False",
-          "data.length=32", "data.batch_size=16", "steps=2", "logging.every=1")
+SHRUNK = (
+    "model.layers=1",
+    "model.width=32",
+    "model.heads=2",
+    "model.hidden=64",
+    "model.unroll=False",
+    "data.length=32",
+    "data.batch_size=16",
+    "steps=2",
+    "logging.every=1",
+)
 
 
 @pytest.fixture
@@ -56,7 +65,9 @@ def test_dry_run_trains_nothing(said, trained, tmp_path, tiny_corpus, layout):
     width, hidden, vocab = 32, 64, 512
     layer = 4 * (width**2 + width) + 2 * width * hidden + hidden + width + 4 * width
     expected = {
-        "body.embed": (vocab + 128 + 2) * width, "body.embed_norm": 2 * width, "body.layers": layer,
+        "body.embed": (vocab + 128 + 2) * width,
+        "body.embed_norm": 2 * width,
+        "body.layers": layer,
         "head": width**2 + width + 2 * width + vocab,
     }
     assert table == expected and total == sum(expected.values())
@@ -174,8 +185,16 @@ def test_masks_are_filled(said, trained, monkeypatch):
 
 
 def test_text_is_continued(said, trained):
-    arguments = (f"--workdir={trained('causal').workdir}", "--text=The value", "--text=A", "--samples=3", "--tokens=10",
-                 "--temperature=0.9", "--top-p=0.9", "--top-k=50")
+    arguments = (
+        f"--workdir={trained('causal').workdir}",
+        "--text=The value",
+        "--text=A",
+        "--samples=3",
+        "--tokens=10",
+        "--temperature=0.9",
+        "--top-p=0.9",
+        "--top-k=50",
+    )
     out = said(generate, *arguments)
     assert out.count("---\n") == 6 and out.count("The value") >= 3
     assert len(set(out.split("---\n")[:3])) == 3

@@ -21,7 +21,9 @@ def logits(config, params, *, causal, train=False):
     inputs = TextInput(TOKENS, POSITIONS, Mask(causal=causal))
 
     def run(params):
-        hidden = net.apply({"params": params}, inputs, train=train, rngs={"dropout": jax.random.key(0)}, method="hidden")
+        hidden = net.apply(
+            {"params": params}, inputs, train=train, rngs={"dropout": jax.random.key(0)}, method="hidden"
+        )
         return net.apply({"params": params}, hidden.last, method="logits")
 
     values, gradient = jax.jit(lambda p: (run(p), jax.grad(lambda p: jnp.sum(jnp.tanh(run(p))))(p)))(params)
@@ -74,8 +76,9 @@ def test_published_sizes():
     """Parameters of the published models, without heads and poolers: Devlin et al., 2019; Radford et al., 2019."""
 
     def millions(config, vocab):
-        shapes = jax.eval_shape(lambda: config.build(vocab).init(
-            jax.random.key(0), TextInput(TOKENS, TOKENS, Mask()), train=False))
+        shapes = jax.eval_shape(
+            lambda: config.build(vocab).init(jax.random.key(0), TextInput(TOKENS, TOKENS, Mask()), train=False)
+        )
         return sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) / 1e6
 
     assert millions(BERT.preset("base"), 30522) == pytest.approx(108.89, abs=0.01)

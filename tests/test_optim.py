@@ -251,7 +251,8 @@ def test_schedules_at_their_key_points():
     np.testing.assert_allclose(points(Linear(warmup=200, final=0.1), [200, 600, 1000]), [1, 0.55, 0.1], rtol=1e-6)
     np.testing.assert_allclose(
         points(Cosine(warmup=200, final=0.1), [200, 400, 600, 1000]),
-        [1, 0.1 + 0.45 * (1 + np.sqrt(0.5)), 0.55, 0.1], rtol=1e-6,
+        [1, 0.1 + 0.45 * (1 + np.sqrt(0.5)), 0.55, 0.1],
+        rtol=1e-6,
     )
     np.testing.assert_allclose(
         points(WSD(warmup=0.1, cooldown=0.2), [100, 500, 800, 900, 1000]), [1, 1, 1, 0.5, 0], atol=1e-6

@@ -14,13 +14,16 @@ from ptjax.train import Learner
 from tests.contracts import cases
 
 
-@pytest.mark.parametrize("sizes,shape", [
-    (dict(), (8, 1, 1)),
-    (dict(fsdp=2), (4, 2, 1)),
-    (dict(data=1, fsdp=-1), (1, 8, 1)),
-    (dict(data=2, fsdp=2, tensor=2), (2, 2, 2)),
-    (dict(layout="pmap"), (8, 1, 1)),
-])
+@pytest.mark.parametrize(
+    "sizes,shape",
+    [
+        (dict(), (8, 1, 1)),
+        (dict(fsdp=2), (4, 2, 1)),
+        (dict(data=1, fsdp=-1), (1, 8, 1)),
+        (dict(data=2, fsdp=2, tensor=2), (2, 2, 2)),
+        (dict(layout="pmap"), (8, 1, 1)),
+    ],
+)
 def test_mesh_takes_all_devices(sizes, shape):
     mesh = make_mesh(MeshConfig(**sizes))
     assert tuple(mesh.shape.items()) == tuple(zip(("data", "fsdp", "tensor"), shape))
@@ -29,14 +32,17 @@ def test_mesh_takes_all_devices(sizes, shape):
     assert partition.process_part(mesh) == (0, 1)
 
 
-@pytest.mark.parametrize("sizes,message", [
-    (dict(data=3), "mesh.data=3, mesh.fsdp=1, mesh.tensor=1 wants 3 devices and there are 8"),
-    (dict(tensor=3), "wants a multiple of 3 devices and there are 8"),
-    (dict(data=4), "wants 4 devices and there are 8"),
-    (dict(fsdp=-1), "one at most is -1"),
-    (dict(tensor=0), "sizes are positive"),
-    (dict(layout="pmap", fsdp=2), "pmap is data parallel only, so mesh.data must be 8"),
-])
+@pytest.mark.parametrize(
+    "sizes,message",
+    [
+        (dict(data=3), "mesh.data=3, mesh.fsdp=1, mesh.tensor=1 wants 3 devices and there are 8"),
+        (dict(tensor=3), "wants a multiple of 3 devices and there are 8"),
+        (dict(data=4), "wants 4 devices and there are 8"),
+        (dict(fsdp=-1), "one at most is -1"),
+        (dict(tensor=0), "sizes are positive"),
+        (dict(layout="pmap", fsdp=2), "pmap is data parallel only, so mesh.data must be 8"),
+    ],
+)
 def test_mesh_that_does_not_fit(sizes, message):
     with pytest.raises(UserError, match=message):
         make_mesh(MeshConfig(**sizes))

@@ -118,8 +118,10 @@ def test_replay_is_the_step_that_training_took(trained, kind):
         corrupted = jax.device_get(jax.jit(run.learner.corrupted)(wide, placed))
         assert corrupted.keys() == again.batch.keys() and same(corrupted, again.batch)
         weight = run.learner.experiment.objective.weights
-        each = [float(sum(weight({k: v[i : i + 1] for k, v in corrupted.items()}, run.learner.vocab).values()))
-                for i in range(16)]
+        each = [
+            float(sum(weight({k: v[i : i + 1] for k, v in corrupted.items()}, run.learner.vocab).values()))
+            for i in range(16)
+        ]
         mean = float(np.average(again.row_loss, weights=each))
         assert mean == pytest.approx(logged["loss"], rel=1e-5)
     if kind == "mlm":

@@ -1,6 +1,6 @@
 """ptjax's side of the comparison (see run.py): records what the other side needs, or trains.
 
-    python ours.py {record,train} {bert,gpt} FOLDER STEPS [VALIDATION_BATCHES]
+python ours.py {record,train} {bert,gpt} FOLDER STEPS [VALIDATION_BATCHES]
 """
 
 import importlib.metadata

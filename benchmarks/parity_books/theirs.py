@@ -22,13 +22,31 @@ IGNORED = -100
 
 def build(s: dict) -> torch.nn.Module:
     if s["model"] == "BERT":
-        return BertForMaskedLM(BertConfig(
-            vocab_size=s["vocab_size"], hidden_size=s["width"], num_hidden_layers=s["layers"],
-            num_attention_heads=s["heads"], intermediate_size=s["hidden"], max_position_embeddings=s["max_length"],
-            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
-    return GPT2LMHeadModel(GPT2Config(
-        vocab_size=s["vocab_size"], n_embd=s["width"], n_layer=s["layers"], n_head=s["heads"], n_inner=s["hidden"],
-        n_positions=s["max_length"], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
+        return BertForMaskedLM(
+            BertConfig(
+                vocab_size=s["vocab_size"],
+                hidden_size=s["width"],
+                num_hidden_layers=s["layers"],
+                num_attention_heads=s["heads"],
+                intermediate_size=s["hidden"],
+                max_position_embeddings=s["max_length"],
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            )
+        )
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=s["vocab_size"],
+            n_embd=s["width"],
+            n_layer=s["layers"],
+            n_head=s["heads"],
+            n_inner=s["hidden"],
+            n_positions=s["max_length"],
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+        )
+    )
 
 
 def load(model: torch.nn.Module, weights: dict[str, np.ndarray], s: dict) -> None:

@@ -74,19 +74,26 @@ class Pipeline:
         manifest = Manifest.load(folder)
         if manifest is None or not manifest.complete:
             state = "holds no prepared corpus" if manifest is None else "is prepared only in part"
-            raise UserError(f"{folder} {state}: run `python -m experiments.prepare` with the same --config")
+            remedy = "run `python -m experiments.prepare` with the same --config"
+            if data.corpus.source is None:
+                remedy = "data.corpus.path names another folder, or the text to prepare is to be named: corpus.source"
+            raise UserError(f"{folder} {state}: {remedy}")
         if data.corpus.source is not None:
             check_inputs(manifest, data.corpus.inputs(), folder)
         manifest.check(folder)
         self.metadata = json.loads((folder / METADATA).read_text())
         self.tokenizer = Tokenizer(folder / TOKENIZER, self.metadata["boundary_side"])
         if self.tokenizer.hash != self.metadata["tokenizer"]["sha256"]:
-            raise UserError(f"{self.tokenizer.path} is not the tokenizer that the data set in {folder} was encoded "
-                            f"with: restore it, or delete {folder} and prepare it again")
+            raise UserError(
+                f"{self.tokenizer.path} is not the tokenizer that the data set in {folder} was encoded "
+                f"with: restore it, or delete {folder} and prepare it again"
+            )
         self.vocab = self.tokenizer.vocab
         if split not in self.metadata["splits"]:
-            raise UserError(f"{folder} has no split {split!r}, only {', '.join(self.metadata['splits'])}: "
-                            "prepare it with validation_fraction above 0 or a validation source")
+            raise UserError(
+                f"{folder} has no split {split!r}, only {', '.join(self.metadata['splits'])}: "
+                "prepare it with validation_fraction above 0 or a validation source"
+            )
 
         self.length, self.batch_size = data.length, data.batch_size
         self.block = self.metadata["block"]
@@ -120,18 +127,19 @@ class Pipeline:
             blocks = self._blocks.get((rows[real] // self.unit_rows).tolist())
             for i, block in zip(real, blocks):
                 start = rows[i] % self.unit_rows * self.length
-                tokens[i] = block[start:start + self.length]
+                tokens[i] = block[start : start + self.length]
             return tokens
         total, n = len(self._blocks), self.unit_blocks
         wanted = [range(row * n, min((row + 1) * n, total)) for row in rows[real].tolist()]
         blocks = iter(self._blocks.get([block for blocks in wanted for block in blocks]))
         for i, row_blocks in zip(real, wanted):
             for k in range(len(row_blocks)):
-                tokens[i, k * self.block:(k + 1) * self.block] = next(blocks)
+                tokens[i, k * self.block : (k + 1) * self.block] = next(blocks)
         return tokens
 
-    def iterate(self, start: int = 0, stop: int | None = None, shard: Shard = Shard(),
-                workers: int | None = None) -> Iterator[Batch]:
+    def iterate(
+        self, start: int = 0, stop: int | None = None, shard: Shard = Shard(), workers: int | None = None
+    ) -> Iterator[Batch]:
         """The batches of steps start to stop - 1 (None: for ever, or to the end of the pass), read ahead.
 
         The same as `batch_at`, in order. `workers` processes read them (None: `data.workers`); 0 means a thread.
@@ -175,8 +183,10 @@ def batch_at(pipeline: Pipeline, step: int, shard: Shard = Shard()) -> Batch:
 def _shard_size(pipeline: Pipeline, shard: Shard) -> int:
     size, rest = divmod(pipeline.batch_size, shard.count)
     if rest:
-        raise UserError(f"batch_size={pipeline.batch_size} is not divisible by the {shard.count} processes that read "
-                        f"it: use {size * shard.count or shard.count} or {(size + 1) * shard.count}")
+        raise UserError(
+            f"batch_size={pipeline.batch_size} is not divisible by the {shard.count} processes that read "
+            f"it: use {size * shard.count or shard.count} or {(size + 1) * shard.count}"
+        )
     return size
 
 
@@ -199,7 +209,7 @@ class Order:
             epoch, position = divmod(start, self.rows)
             window = min(position // self.window_rows, self.windows - 1)
             offset = position - window * self.window_rows
-            parts.append(self._window(epoch, window)[offset:offset + stop - start])
+            parts.append(self._window(epoch, window)[offset : offset + stop - start])
             start += len(parts[-1])
         return np.concatenate(parts)
 
@@ -215,7 +225,7 @@ class Order:
             whole = min(stop, self.units * self.unit_rows)  # behind it is the tail, which stays where it is
             for start in range(first, whole, self.unit_rows):
                 unit = index_shuffle(start // self.unit_rows, self.units - 1, seed, 4)
-                rows[start - first:start - first + self.unit_rows] = np.arange(self.unit_rows) + unit * self.unit_rows
+                rows[start - first : start - first + self.unit_rows] = np.arange(self.unit_rows) + unit * self.unit_rows
         return rows[_permutation(len(rows), _seed(self.seed, epoch, window))]
 
 
@@ -265,8 +275,10 @@ class _Blocks:
             try:
                 records = self._reader(shard).read([n % self._sizes[0] for n in wanted])
             except (RuntimeError, ValueError, IndexError) as error:
-                raise UserError(f"{self._paths[shard]} is damaged ({error}): restore it, or prepare the corpus again; "
-                                "`python -m experiments.prepare --verify` checks all files") from error
+                raise UserError(
+                    f"{self._paths[shard]} is damaged ({error}): restore it, or prepare the corpus again; "
+                    "`python -m experiments.prepare --verify` checks all files"
+                ) from error
             for n, record in zip(wanted, records):
                 assert len(record) == self._record_size and record.startswith(self._header), self._paths[shard]
                 yield n, np.frombuffer(record, self._dtype, offset=len(self._header))
@@ -276,7 +288,8 @@ class _Blocks:
 
         # Without read-ahead: this is random access.
         return ArrayRecordReader(
-            self._paths[shard], "readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=1 << 15)
+            self._paths[shard], "readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=1 << 15
+        )
 
 
 def _own_memory(batches) -> Iterator[Batch]:
@@ -316,8 +329,10 @@ def _check_sizes(pipeline: Pipeline, tokens: int) -> None:
         good = [n for n in range(1, block + 1) if block % n == 0]
         good += [block * k for k in range(2, max(length, 1) // block + 2)]
         near = sorted(sorted(good, key=lambda n: abs(n - length))[:3])
-        raise UserError(f"length={length} does not fit blocks of {block} tokens: it has to divide {block} or be a "
-                        f"multiple of it; near it are {', '.join(map(str, near))}")
+        raise UserError(
+            f"length={length} does not fit blocks of {block} tokens: it has to divide {block} or be a "
+            f"multiple of it; near it are {', '.join(map(str, near))}"
+        )
     if pipeline.batch_size < 1:
         raise UserError(f"batch_size={pipeline.batch_size}: at least 1")
     if pipeline.data.window < 1:

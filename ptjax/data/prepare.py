@@ -42,11 +42,15 @@ class Corpus(Config):
 
     path: str = chz.field(doc="folder of the prepared corpus; `python -m experiments.prepare` writes it")
     source: Source | None = chz.field(
-        default=None, meta_factory=chz.factories.subclass(Source),
-        doc="documents to train on; None reads a folder that is prepared already, whatever it was made from")
+        default=None,
+        meta_factory=chz.factories.subclass(Source),
+        doc="documents to train on; None reads a folder that is prepared already, whatever it was made from",
+    )
     validation: Source | None = chz.field(
-        default=None, meta_factory=chz.factories.subclass(Source),
-        doc="documents to validate on; None holds out validation_fraction of the source")
+        default=None,
+        meta_factory=chz.factories.subclass(Source),
+        doc="documents to validate on; None holds out validation_fraction of the source",
+    )
     validation_fraction: float = chz.field(default=0.05, doc="share of the documents held out, by a stable hash")
     tokenizer: SentencePiece = chz.field(default_factory=SentencePiece, doc="how to train the tokenizer")
     block: int = chz.field(default=1024, doc="tokens a record; row lengths divide it or are multiples of it")
@@ -89,18 +93,21 @@ class Report:
         for column in table.columns[1:]:
             column.justify = "right"
         rows = {
-            "documents": lambda s: f"{s['documents']:,}", "text": lambda s: f"{s['bytes'] / 1e6:,.2f} MB",
+            "documents": lambda s: f"{s['documents']:,}",
+            "text": lambda s: f"{s['bytes'] / 1e6:,.2f} MB",
             "tokens": lambda s: f"{s['tokens']:,}",
             "tokens a word": lambda s: f"{s['tokens'] / max(s['words'], 1):.2f}",
             "bytes a token": lambda s: f"{s['bytes'] / s['tokens']:.2f}",
-            "unknown": lambda s: f"{s['unknown'] / s['tokens']:.3%}"}
+            "unknown": lambda s: f"{s['unknown'] / s['tokens']:.3%}",
+        }
         for name, show in rows.items():
             table.add_row(name, *(show(split) for split in splits.values()))
         return table
 
 
-def prepare(corpus: Corpus, *, workers: int | None = None,
-            progress: Callable[[str, int], None] = lambda phase, text_bytes: None) -> Report:
+def prepare(
+    corpus: Corpus, *, workers: int | None = None, progress: Callable[[str, int], None] = lambda phase, text_bytes: None
+) -> Report:
     """Prepares `corpus` in its folder, going on where a killed run left off; does nothing when all is there.
 
     Args:
@@ -126,8 +133,10 @@ def prepare(corpus: Corpus, *, workers: int | None = None,
         if manifest is None:
             manifest = Manifest(inputs)
         elif manifest.inputs["contents"] != contents:
-            raise UserError(f"{folder} was prepared from other text: files of the source have changed since. "
-                            "Choose another folder (corpus.path), or delete this one")
+            raise UserError(
+                f"{folder} was prepared from other text: files of the source have changed since. "
+                "Choose another folder (corpus.path), or delete this one"
+            )
         manifest.check(folder)
         if manifest.complete:
             return Report(json.loads((folder / METADATA).read_text()), {}, 0)
@@ -168,9 +177,11 @@ def check_inputs(manifest: Manifest, inputs: dict, folder: Path) -> None:
     differing = [key for key in keys if manifest.inputs.get(key) != inputs.get(key)]
     if differing:
         rows = [f"  {key}: {manifest.inputs.get(key)!r} there, {inputs.get(key)!r} asked for\n" for key in differing]
-        raise UserError(f"{folder} was prepared from other inputs:\n{''.join(rows)}"
-                        "Choose another folder (corpus.path), delete this one, or ask for what is there (to train on it as "
-                        "it is: corpus.source=None)")
+        raise UserError(
+            f"{folder} was prepared from other inputs:\n{''.join(rows)}"
+            "Choose another folder (corpus.path), delete this one, or ask for what is there (to train on it as "
+            "it is: corpus.source=None)"
+        )
 
 
 def _splits(corpus: Corpus) -> tuple[str, ...]:
@@ -205,7 +216,7 @@ def _survey(corpus: Corpus, progress: Callable[[str, int], None]) -> tuple[str, 
             if split != "train":
                 continue
             for start in range(0, len(document.text), _CHUNK):
-                chunk = document.text[start:start + _CHUNK]
+                chunk = document.text[start : start + _CHUNK]
                 size = len(chunk) if chunk.isascii() else len(chunk.encode())
                 rank = int.from_bytes(hashlib.blake2b(chunks.to_bytes(8, "big"), digest_size=8).digest(), "big")
                 heapq.heappush(heap, (-rank, chunks, size, chunk))
@@ -223,8 +234,10 @@ def _no_documents(corpus: Corpus, split: str) -> str:
         return f"no text in {source}"
     if corpus.validation is not None:
         return f"no text to validate on in {source}"
-    return (f"validation_fraction={corpus.validation_fraction} leaves the {split} split without a document of "
-            f"{source}: use smaller documents (TextFiles: source.documents=blank_line) or name a validation source")
+    return (
+        f"validation_fraction={corpus.validation_fraction} leaves the {split} split without a document of "
+        f"{source}: use smaller documents (TextFiles: source.documents=blank_line) or name a validation source"
+    )
 
 
 # Encoding in parallel, in order.
@@ -271,9 +284,15 @@ def _encode(tokenizer: Tokenizer, dtype: np.dtype, batch: list[_Segment]) -> _En
         text_bytes += data.size
         words += int(np.count_nonzero(blank[:-1] > blank[1:]) + (not blank[0]))
     tokens = np.concatenate(parts).astype(dtype)
-    return _Encoded(tokens, {
-        "documents": sum(ends for *_, ends in batch), "bytes": text_bytes, "words": words,
-        "unknown": int(np.count_nonzero(tokens == tokenizer.vocab.unk_id))})
+    return _Encoded(
+        tokens,
+        {
+            "documents": sum(ends for *_, ends in batch),
+            "bytes": text_bytes,
+            "words": words,
+            "unknown": int(np.count_nonzero(tokens == tokenizer.vocab.unk_id)),
+        },
+    )
 
 
 def _in_order(pool: ThreadPoolExecutor, ahead: int, function: Callable, items: Iterable) -> Iterator:
@@ -287,13 +306,26 @@ def _in_order(pool: ThreadPoolExecutor, ahead: int, function: Callable, items: I
         yield pending.popleft().result()
 
 
-def _write_split(corpus: Corpus, split: str, folder: Path, manifest: Manifest, tokenizer: Tokenizer,
-                 encode: Callable[[Iterable], Iterator[_Encoded]], progress: Callable[[str, int], None]) -> int:
+def _write_split(
+    corpus: Corpus,
+    split: str,
+    folder: Path,
+    manifest: Manifest,
+    tokenizer: Tokenizer,
+    encode: Callable[[Iterable], Iterator[_Encoded]],
+    progress: Callable[[str, int], None],
+) -> int:
     """Encodes and writes what is missing of a split; bytes of text encoded."""
-    # After a shard: 'position' is how many whole batches of text are behind it, and how many tokens of the next one, and
-    # the counts are of those batches. After the last: position None, counts of all.
+    # After a shard: 'position' is how many whole batches of text are behind it, and how many tokens of the next one,
+    # and the counts are of those batches. After the last: position None, counts of all.
     state = manifest.progress.get(split) or {
-        "position": [0, 0], "shard_blocks": [], "documents": 0, "bytes": 0, "words": 0, "unknown": 0}
+        "position": [0, 0],
+        "shard_blocks": [],
+        "documents": 0,
+        "bytes": 0,
+        "words": 0,
+        "unknown": 0,
+    }
     if state["position"] is None:
         return 0
     first, skip = state["position"]
@@ -345,8 +377,9 @@ def token_features(block: int, dtype: np.dtype):
     """The data set's TFDS features: a block of tokens as bytes, read ten times faster than a list of numbers."""
     import tensorflow_datasets as tfds
 
-    return tfds.features.FeaturesDict({
-        "tokens": tfds.features.Tensor(shape=(block,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)})
+    return tfds.features.FeaturesDict(
+        {"tokens": tfds.features.Tensor(shape=(block,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)}
+    )
 
 
 def record_header(block: int, dtype: np.dtype) -> bytes:
@@ -354,7 +387,7 @@ def record_header(block: int, dtype: np.dtype) -> bytes:
     tokens = np.arange(block, dtype=dtype)
     record = token_features(block, dtype).serialize_example({"tokens": tokens})
     assert record.endswith(tokens.tobytes())
-    return record[:-tokens.nbytes]
+    return record[: -tokens.nbytes]
 
 
 def _write_records(path: Path, blocks: np.ndarray) -> Path:
@@ -384,22 +417,37 @@ def _finish(corpus: Corpus, folder: Path, manifest: Manifest, tokenizer: Tokeniz
     vocab = tokenizer.vocab
     dtype = token_dtype(vocab.size)
     template = tfds.core.ShardedFileTemplate(
-        data_dir=folder, dataset_name="tokens", filetype_suffix="array_record", template=_SHARD_TEMPLATE)
+        data_dir=folder, dataset_name="tokens", filetype_suffix="array_record", template=_SHARD_TEMPLATE
+    )
     tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=token_features(corpus.block, dtype), filename_template=template, check_data=False,
+        data_dir=folder,
+        features=token_features(corpus.block, dtype),
+        filename_template=template,
+        check_data=False,
         description=f"Token stream in blocks of {corpus.block}, prepared by ptjax {ptjax.__version__}.",
-        split_infos=[tfds.core.SplitInfo(
-            name=split, shard_lengths=state["shard_blocks"], filename_template=template,
-            num_bytes=sum(state["shard_blocks"]) * corpus.block * dtype.itemsize)
-            for split, state in manifest.progress.items()])
+        split_infos=[
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=state["shard_blocks"],
+                filename_template=template,
+                num_bytes=sum(state["shard_blocks"]) * corpus.block * dtype.itemsize,
+            )
+            for split, state in manifest.progress.items()
+        ],
+    )
     for name in ("dataset_info.json", "features.json"):
         _write(folder, manifest, name, (folder / name).read_bytes())
     keys = ("documents", "tokens", "words", "bytes", "unknown", "shard_blocks")
     metadata = {
-        "ptjax": ptjax.__version__, "inputs": manifest.inputs, "block": corpus.block, "dtype": dtype.name,
+        "ptjax": ptjax.__version__,
+        "inputs": manifest.inputs,
+        "block": corpus.block,
+        "dtype": dtype.name,
         "tokenizer": {"sha256": tokenizer.hash, "vocab_size": vocab.size},
-        "boundary_id": vocab.boundary_id, "boundary_side": vocab.boundary_side,
-        "splits": {split: {key: state[key] for key in keys} for split, state in manifest.progress.items()}}
+        "boundary_id": vocab.boundary_id,
+        "boundary_side": vocab.boundary_side,
+        "splits": {split: {key: state[key] for key in keys} for split, state in manifest.progress.items()},
+    }
     manifest.complete = True
     _write(folder, manifest, METADATA, (json.dumps(metadata, indent=1, sort_keys=True) + "\n").encode())
     return metadata
@@ -415,9 +463,12 @@ def _plain_os_errors(folder: Path):
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left for {folder} ({error.strerror}): free some, or choose another folder "
-                            "(corpus.path); the same command goes on where this one stopped") from error
+            raise UserError(
+                f"no space left for {folder} ({error.strerror}): free some, or choose another folder "
+                "(corpus.path); the same command goes on where this one stopped"
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise UserError(f"cannot write {error.filename or folder}: {error.strerror}; choose another folder "
-                            "(corpus.path)") from error
+            raise UserError(
+                f"cannot write {error.filename or folder}: {error.strerror}; choose another folder (corpus.path)"
+            ) from error
         raise

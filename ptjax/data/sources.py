@@ -57,15 +57,27 @@ class Stdlib(Source):
 
     def read(self) -> Iterator[Document]:
         root = sysconfig.get_path("stdlib")
-        left_out = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip", "site-packages", "dist-packages",
-                    "__pycache__", "pydoc_data"}
+        left_out = {
+            "test",
+            "tests",
+            "idlelib",
+            "lib2to3",
+            "turtledemo",
+            "ensurepip",
+            "site-packages",
+            "dist-packages",
+            "__pycache__",
+            "pydoc_data",
+        }
         paths = []
         for folder, folders, files in os.walk(root):
             folders[:] = [name for name in folders if name not in left_out]
             paths += [os.path.join(folder, name) for name in files if name.endswith(".py")]
         if not paths:
-            raise UserError(f"source=Stdlib finds no Python source in {root}: this Python ships its library compiled; "
-                            "choose another source, such as source=TextFiles source.glob='my/texts/*.txt'")
+            raise UserError(
+                f"source=Stdlib finds no Python source in {root}: this Python ships its library compiled; "
+                "choose another source, such as source=TextFiles source.glob='my/texts/*.txt'"
+            )
         for path in sorted(paths):
             relative = os.path.relpath(path, root)
             group = relative.split(os.sep)[0].removesuffix(".py")
@@ -88,7 +100,8 @@ class TextFiles(Source):
 
     glob: str = chz.field(doc="files to read, such as '~/texts/**/*.txt'")
     documents: Literal["file", "blank_line"] = chz.field(
-        default="file", doc="what a document is: a whole file, or the lines between blank lines")
+        default="file", doc="what a document is: a whole file, or the lines between blank lines"
+    )
 
     def read(self) -> Iterator[Document]:
         for path in _matching(self.glob):
@@ -174,17 +187,24 @@ class Tfds(Source):
             builder = tfds.builder(self.name, data_dir=data_dir)
         except tfds.core.DatasetNotFoundError as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"source.name={self.name!r}: TFDS knows no such data set here ({reason}); if its name is "
-                            f"right, prepare it where TFDS can download:\n  {command}") from None
+            raise UserError(
+                f"source.name={self.name!r}: TFDS knows no such data set here ({reason}); if its name is "
+                f"right, prepare it where TFDS can download:\n  {command}"
+            ) from None
         if not builder.info.splits:
-            raise UserError(f"the TFDS data set {self.name} is not prepared in {builder.data_dir}; this does it:\n"
-                            f"  {command}")
+            raise UserError(
+                f"the TFDS data set {self.name} is not prepared in {builder.data_dir}; this does it:\n  {command}"
+            )
         if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
-            raise UserError(f"{builder.data_dir} holds {builder.info.file_format.value} files, which only TensorFlow "
-                            f"reads; prepare the data set again as array_record:\n  {command}")
+            raise UserError(
+                f"{builder.data_dir} holds {builder.info.file_format.value} files, which only TensorFlow "
+                f"reads; prepare the data set again as array_record:\n  {command}"
+            )
         if self.field not in builder.info.features:
-            raise UserError(f"the TFDS data set {self.name} has no feature {self.field!r}; source.field can be one of "
-                            f"{_names(builder.info.features)}")
+            raise UserError(
+                f"the TFDS data set {self.name} has no feature {self.field!r}; source.field can be one of "
+                f"{_names(builder.info.features)}"
+            )
         try:
             records = builder.as_data_source(split=self.split)
         except ValueError as error:
@@ -213,8 +233,10 @@ class HuggingFace(Source):
         except (OSError, ValueError) as error:  # not found, no network, unknown split, a subset is wanted
             raise UserError(f"Hugging Face data set {self.name!r}, split {self.split!r}: {error}") from error
         if self.field not in records.column_names:
-            raise UserError(f"the Hugging Face data set {self.name} has no column {self.field!r}; source.field can be "
-                            f"one of {_names(records.column_names)}")
+            raise UserError(
+                f"the Hugging Face data set {self.name} has no column {self.field!r}; source.field can be "
+                f"one of {_names(records.column_names)}"
+            )
         for number, record in enumerate(records):
             yield from _from_record(record, self.field, f"{self.name}[{self.split}] row {number}")
 
@@ -232,8 +254,10 @@ class Mixture(Source):
     @chz.validate
     def _one_positive_weight_each(self) -> None:
         if not self.sources or len(self.sources) != len(self.weights) or min(self.weights) <= 0:
-            raise UserError(f"Mixture wants one positive weight for each source: {len(self.sources)} sources, "
-                            f"weights={self.weights}")
+            raise UserError(
+                f"Mixture wants one positive weight for each source: {len(self.sources)} sources, "
+                f"weights={self.weights}"
+            )
 
     def read(self) -> Iterator[Document]:
         streams = [source.read() for source in self.sources]
@@ -314,11 +338,13 @@ def _decode(data: bytes, path: str, first_line: int | None) -> str:
     try:
         return data.decode("utf-8-sig" if first_line == 1 else "utf-8")  # a byte order mark is no text
     except UnicodeDecodeError as error:
-        line = None if first_line is None else first_line + data[:error.start].count(b"\n")
+        line = None if first_line is None else first_line + data[: error.start].count(b"\n")
         where = path if line is None else f"{path}:{line}"
         guess = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
-        raise UserError(f"{where}: not UTF-8 (byte 0x{data[error.start]:02x}): convert the file, for example with "
-                        f"`iconv -f {guess} -t utf-8`") from None
+        raise UserError(
+            f"{where}: not UTF-8 (byte 0x{data[error.start]:02x}): convert the file, for example with "
+            f"`iconv -f {guess} -t utf-8`"
+        ) from None
 
 
 def _from_record(record: dict, field: str, origin: str) -> Iterable[Document]:

@@ -53,10 +53,21 @@ class VocabSpec:
         ids = np.arange(size)
         control = ids < len(CONTROL_PIECES)
         return cls(
-            size=size, pad_id=0, unk_id=1, bos_id=2, eos_id=3, mask_id=4, cls_id=5, sep_id=6,
-            boundary_id=3 if boundary_side == "end" else 2, boundary_side=boundary_side,
-            special_ids=tuple(range(len(CONTROL_PIECES))), starts_word=control | (ids % 3 != 0), ends_word=control,
-            piece_bytes=np.where(control, 0, 1 + ids % 4).astype(np.int32))
+            size=size,
+            pad_id=0,
+            unk_id=1,
+            bos_id=2,
+            eos_id=3,
+            mask_id=4,
+            cls_id=5,
+            sep_id=6,
+            boundary_id=3 if boundary_side == "end" else 2,
+            boundary_side=boundary_side,
+            special_ids=tuple(range(len(CONTROL_PIECES))),
+            starts_word=control | (ids % 3 != 0),
+            ends_word=control,
+            piece_bytes=np.where(control, 0, 1 + ids % 4).astype(np.int32),
+        )
 
 
 @chz.chz
@@ -67,9 +78,11 @@ class SentencePiece(Config):
     vocab_size: int = chz.field(default=8192, doc="pieces in all, with 7 control and 256 byte pieces among them")
     byte_fallback: bool = chz.field(default=True, doc="spell unknown characters in UTF-8 bytes: nothing is lost")
     character_coverage: float = chz.field(
-        default=0.9995, doc="share of the text's characters that have their own piece, 0.98 to 1")
+        default=0.9995, doc="share of the text's characters that have their own piece, 0.98 to 1"
+    )
     normalization: Literal["identity", "nfkc", "nmt_nfkc", "nfkc_cf", "nmt_nfkc_cf"] = chz.field(
-        default="identity", doc="SentencePiece normalisation rule; any but identity loses information")
+        default="identity", doc="SentencePiece normalisation rule; any but identity loses information"
+    )
     sample_bytes: int = chz.field(default=4_000_000, doc="at most so many bytes of text train the tokenizer")
 
     def train(self, texts: Iterable[str]) -> bytes:
@@ -79,13 +92,30 @@ class SentencePiece(Config):
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.Train(
-                sentence_iterator=_lines(texts), model_writer=model, model_type=self.model, vocab_size=self.vocab_size,
-                byte_fallback=self.byte_fallback, character_coverage=self.character_coverage,
-                normalization_rule_name=self.normalization, remove_extra_whitespaces=False, add_dummy_prefix=False,
-                allow_whitespace_only_pieces=True, split_digits=False, user_defined_symbols=list(_STANDALONE),
-                pad_id=0, unk_id=1, bos_id=2, eos_id=3, pad_piece="<pad>", unk_piece="<unk>", bos_piece="<s>",
-                eos_piece="</s>", control_symbols=["<mask>", "<cls>", "<sep>"], num_threads=_TRAINER_THREADS,
-                minloglevel=2)
+                sentence_iterator=_lines(texts),
+                model_writer=model,
+                model_type=self.model,
+                vocab_size=self.vocab_size,
+                byte_fallback=self.byte_fallback,
+                character_coverage=self.character_coverage,
+                normalization_rule_name=self.normalization,
+                remove_extra_whitespaces=False,
+                add_dummy_prefix=False,
+                allow_whitespace_only_pieces=True,
+                split_digits=False,
+                user_defined_symbols=list(_STANDALONE),
+                pad_id=0,
+                unk_id=1,
+                bos_id=2,
+                eos_id=3,
+                pad_piece="<pad>",
+                unk_piece="<unk>",
+                bos_piece="<s>",
+                eos_piece="</s>",
+                control_symbols=["<mask>", "<cls>", "<sep>"],
+                num_threads=_TRAINER_THREADS,
+                minloglevel=2,
+            )
         except (RuntimeError, ValueError) as error:
             raise UserError(_training_advice(str(error), self)) from error
         return model.getvalue()
@@ -96,7 +126,7 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         for line in text.split("\n"):
             for start in range(0, len(line), _LINE_BYTES // 4):  # a character has at most 4 bytes
-                yield line[start:start + _LINE_BYTES // 4]
+                yield line[start : start + _LINE_BYTES // 4]
 
 
 def _training_advice(message: str, config: SentencePiece) -> str:
@@ -105,8 +135,10 @@ def _training_advice(message: str, config: SentencePiece) -> str:
         return f"tokenizer.vocab_size={config.vocab_size} is more than this text supports: set it to {match[1]} or less"
     if match := re.search(r"[Vv]ocabulary size is smaller than required_chars.*?(\d+) vs (\d+)", message):
         least = int(match[2]) + 1
-        return (f"tokenizer.vocab_size={config.vocab_size} has no room for the text's characters: set it to {least} or "
-                f"more, or lower tokenizer.character_coverage={config.character_coverage}")
+        return (
+            f"tokenizer.vocab_size={config.vocab_size} has no room for the text's characters: set it to {least} or "
+            f"more, or lower tokenizer.character_coverage={config.character_coverage}"
+        )
     if match := re.search(r"trainer_spec\.(\w+)\(\) ([<>].*)\]", message):
         return f"tokenizer.{match[1]} is out of range; SentencePiece wants it {match[2].replace('trainer_spec.', '')}"
     return f"SentencePiece cannot train on this text: {message.strip()}"
@@ -176,22 +208,34 @@ class Tokenizer:
         ids = {piece: sp.piece_to_id(piece) for piece in CONTROL_PIECES}
         missing = [piece for piece, i in ids.items() if pieces[i] != piece]
         if missing:
-            raise UserError(f"{self.path} lacks the control pieces {' '.join(missing)}; ptjax needs all of "
-                            f"{' '.join(CONTROL_PIECES)}: train it with `python -m experiments.prepare`")
+            raise UserError(
+                f"{self.path} lacks the control pieces {' '.join(missing)}; ptjax needs all of "
+                f"{' '.join(CONTROL_PIECES)}: train it with `python -m experiments.prepare`"
+            )
         special = np.array(sp.is_control(everything)) | np.array(sp.is_unknown(everything))
         byte = np.array(sp.is_byte(everything))
         alone = special | np.array([not byte[i] and _is_punctuation(pieces[i]) for i in range(size)])
         text_bytes = [len(piece.replace(SPACE, " ").encode()) for piece in pieces]
         return VocabSpec(
-            size=size, pad_id=ids["<pad>"], unk_id=ids["<unk>"], bos_id=ids["<s>"], eos_id=ids["</s>"],
-            mask_id=ids["<mask>"], cls_id=ids["<cls>"], sep_id=ids["<sep>"],
-            boundary_id=ids["</s>"] if self.boundary_side == "end" else ids["<s>"], boundary_side=self.boundary_side,
+            size=size,
+            pad_id=ids["<pad>"],
+            unk_id=ids["<unk>"],
+            bos_id=ids["<s>"],
+            eos_id=ids["</s>"],
+            mask_id=ids["<mask>"],
+            cls_id=ids["<cls>"],
+            sep_id=ids["<sep>"],
+            boundary_id=ids["</s>"] if self.boundary_side == "end" else ids["<s>"],
+            boundary_side=self.boundary_side,
             special_ids=tuple(np.flatnonzero(special).tolist()),
-            starts_word=alone | np.array([piece.startswith(SPACE) for piece in pieces]), ends_word=alone,
-            piece_bytes=np.where(special, 0, np.where(byte, 1, text_bytes)).astype(np.int32))
+            starts_word=alone | np.array([piece.startswith(SPACE) for piece in pieces]),
+            ends_word=alone,
+            piece_bytes=np.where(special, 0, np.where(byte, 1, text_bytes)).astype(np.int32),
+        )
 
 
 def _is_punctuation(piece: str) -> bool:
     """Nothing but spaces (a single one begins a word), line ends, punctuation and symbols; "_" counts as a letter."""
     return piece != SPACE and all(
-        c != "_" and (c.isspace() or c == SPACE or unicodedata.category(c)[0] in "PS") for c in piece)
+        c != "_" and (c.isspace() or c == SPACE or unicodedata.category(c)[0] in "PS") for c in piece
+    )

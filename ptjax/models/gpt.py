@@ -1,7 +1,6 @@
 """GPT-2 (Radford et al., 2019): a pre-norm transformer decoder with learned positions."""
 
 import chz
-import jax.numpy as jnp
 from flax import linen as nn
 
 from ptjax.models.base import TextModelConfig, gelu_tanh, presets
@@ -27,7 +26,7 @@ SIZES = {
 
 @chz.chz
 class GPT(TextModelConfig):
-    """GPT-2's body, without the output projection. The mask says whether it looks left only: that is the objective's."""
+    """GPT-2's body, without the output projection. Whether it looks left only is in the mask, the objective's."""
 
     max_length: int = chz.field(default=1024, doc="rows of the position table: the longest sequence")
     position_std: float = chz.field(default=0.01, doc="standard deviation of initial position embeddings")

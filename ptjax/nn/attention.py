@@ -85,9 +85,7 @@ class Attention(nn.Module):
         self.query = Linear(shape, names, self.std, dtype=self.dtype)
         self.key = Linear(shape, names, self.std, dtype=self.dtype)
         self.value = Linear(shape, names, self.std, dtype=self.dtype)
-        self.output = Linear(
-            shape[1:] + shape[:1], names[1:] + names[:1], self.out_std, contract=2, dtype=self.dtype
-        )
+        self.output = Linear(shape[1:] + shape[:1], names[1:] + names[:1], self.out_std, contract=2, dtype=self.dtype)
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(self, x_BLD: Array, mask: Mask, cache: Cache | None, *, train: bool) -> tuple[Array, Cache | None]:

@@ -44,9 +44,7 @@ class CausalLM(Objective):
         h_ND = hidden.last[:, :-1].reshape(-1, hidden.last.shape[-1])
         labels_N, weights_N = (x.reshape(-1) for x in self._targets(tokens_BL, vocab))
         features, table, bias = net.apply(variables, h_ND, method="scores")
-        scores = cross_entropy(
-            features, table, bias, labels_N, size=vocab.size, smoothing=self.label_smoothing
-        )
+        scores = cross_entropy(features, table, bias, labels_N, size=vocab.size, smoothing=self.label_smoothing)
         totals = {"causal": jnp.sum(scores.loss * weights_N)}
         if self.z_loss:
             totals["z_loss"] = jnp.sum(scores.lse**2 * weights_N)

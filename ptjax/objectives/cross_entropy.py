@@ -11,8 +11,10 @@ from ptjax.types import Array
 
 @struct.dataclass
 class TokenScores:
-    """Per token, f32[N]. loss: what is trained, smoothed where asked. lse: log-sum-exp of the logits (for a z-loss).
-    nll: -log p(label), never smoothed. correct: 1 where the label has the largest logit. The last two carry no gradient.
+    """Per token, f32[N].
+
+    loss: what is trained, smoothed where asked. lse: log-sum-exp of the logits (for a z-loss). nll: -log p(label),
+    never smoothed. correct: 1 where the label has the largest logit. The last two carry no gradient.
     """
 
     loss: Array

@@ -11,7 +11,7 @@ from ptjax.data.prepare import Corpus
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.models import BERT, GPT
 from ptjax.objectives import MLM, CausalLM
-from ptjax.optim import SGD, AdamW, Constant
+from ptjax.optim import SGD, Constant
 from ptjax.partition import MeshConfig, compile_step, make_mesh
 from ptjax.train import Experiment, Learner
 
@@ -25,7 +25,10 @@ OBJECTIVES = {
 BODIES = {"bert": BERT(**SIZE), "gpt": GPT(**SIZE)}
 # Every kind of objective on every body; other settings of a kind on one body, since compiling is what costs.
 KINDS = ["mlm", "causal"]
-PAIRS = [(kind, body) for kind in KINDS for body in BODIES] + [("mlm-whole-words", "bert"), ("causal-regularised", "gpt")]
+PAIRS = [(kind, body) for kind in KINDS for body in BODIES] + [
+    ("mlm-whole-words", "bert"),
+    ("causal-regularised", "gpt"),
+]
 
 VOCAB = VocabSpec.synthetic(300)
 ROWS, LENGTH = 16, 32

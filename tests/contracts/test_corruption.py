@@ -118,7 +118,10 @@ def test_positions_are_uniform():
 def test_masks_follow_the_example_and_the_step(objective):
     batch = cases.batch(5)
     order = np.random.default_rng(0).permutation(cases.ROWS)
-    straight, shuffled = corrupt(objective, batch, 0, 7), corrupt(objective, {k: v[order] for k, v in batch.items()}, 0, 7)
+    straight, shuffled = (
+        corrupt(objective, batch, 0, 7),
+        corrupt(objective, {k: v[order] for k, v in batch.items()}, 0, 7),
+    )
     assert (straight["tokens"][order] == shuffled["tokens"]).all()
     assert (corrupt(objective, batch, 0, 8)["tokens"] != straight["tokens"]).any()
     assert (corrupt(objective, batch, 1, 7)["tokens"] != straight["tokens"]).any()

@@ -11,8 +11,8 @@ from . import cases
 
 
 def two_documents(vocab: VocabSpec):
-    """i32[1, 32]: two documents of 16 tokens. No id comes twice but the boundary, so that the gradient at an id's row of
-    the embedding table is the gradient at its position."""
+    """i32[1, 32]: two documents of 16 tokens. No id comes twice but the boundary, so that the gradient at an id's row
+    of the embedding table is the gradient at its position."""
     tokens = np.arange(20, 52, dtype=np.int32)
     tokens[[15, 31] if vocab.boundary_side == "end" else [0, 16]] = vocab.boundary_id
     return tokens[None]

@@ -15,6 +15,7 @@ import pytest
 from ptjax.config import to_json
 from ptjax.data.pipeline import Data, batch_at
 from ptjax.logging import Logging, read_metrics
+from ptjax.optim import AdamW, Constant
 from ptjax.partition import MeshConfig
 from ptjax.train import Checkpointing, Run, train
 
@@ -25,7 +26,7 @@ def small(tiny_corpus, objective="mlm", body="bert", **changes):
     """A run with dropout, an average of the parameters and moments: all that a checkpoint has to carry."""
     model = chz.replace(cases.BODIES[body], dropout=0.1, attention_dropout=0.1)
     settings = dict(
-        optimizer=cases.AdamW(schedule=cases.Constant(warmup=2)),
+        optimizer=AdamW(schedule=Constant(warmup=2)),
         data=Data(corpus=tiny_corpus, length=32, batch_size=16),
         mesh=MeshConfig(data=-1),
         ema=0.9,

@@ -27,8 +27,10 @@ def streams(tiny_corpus):
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(tiny_corpus.path)
-    return {split: np.concatenate([record["tokens"] for record in builder.as_data_source(split=split)])
-            for split in ("train", "validation")}
+    return {
+        split: np.concatenate([record["tokens"] for record in builder.as_data_source(split=split)])
+        for split in ("train", "validation")
+    }
 
 
 def same(a, b):
@@ -48,7 +50,7 @@ def test_a_row_is_its_place_in_the_stream(data, streams, length, shuffle):
         assert batch["index"].dtype == batch["tokens"].dtype == np.int32 and batch["tokens"].shape == (24, length)
         for index, tokens in zip(*batch.values()):
             pad = np.full(length, pipeline.vocab.pad_id)
-            assert np.array_equal(tokens, stream[index * length:(index + 1) * length] if index >= 0 else pad)
+            assert np.array_equal(tokens, stream[index * length : (index + 1) * length] if index >= 0 else pad)
             assert index in (-1, pipeline.rows - 1) or pipeline.vocab.pad_id not in tokens
 
 
@@ -116,8 +118,8 @@ def test_a_pass_reads_each_row_once(data):
     batches = list(pipeline.iterate())
     assert len(batches) == pipeline.steps_per_epoch
     index = np.concatenate([batch["index"] for batch in batches])
-    assert index[:pipeline.rows].tolist() == list(range(pipeline.rows))
-    assert len(index) == len(batches) * pipeline.batch_size and (index[pipeline.rows:] == -1).all()
+    assert index[: pipeline.rows].tolist() == list(range(pipeline.rows))
+    assert len(index) == len(batches) * pipeline.batch_size and (index[pipeline.rows :] == -1).all()
     assert 0 < len(index) - pipeline.rows < pipeline.batch_size
     for step in (-1, pipeline.steps_per_epoch):
         with pytest.raises(IndexError, match="the pass over validation has"):
@@ -140,8 +142,9 @@ def test_fingerprint_is_of_data_and_length(data, tiny_corpus):
         assert other.fingerprint != fingerprint
 
 
-@pytest.mark.parametrize("length, near", [
-    (100, "32, 64, 128"), (0, "1, 2, 4"), (200, "64, 128, 256"), (400, "256, 384, 512")])
+@pytest.mark.parametrize(
+    "length, near", [(100, "32, 64, 128"), (0, "1, 2, 4"), (200, "64, 128, 256"), (400, "256, 384, 512")]
+)
 def test_lengths_that_do_not_fit(data, length, near):
     with pytest.raises(UserError, match=f"length={length} does not fit blocks of 128 tokens.*{near}"):
         Pipeline(chz.replace(data, length=length))
@@ -176,11 +179,13 @@ def test_a_flipped_bit_in_a_record_is_named(data, tiny_corpus, tmp_path):
 
 def test_reading_touches_no_device(tiny_corpus):
     """Importing the data layer loads nothing heavy; reading initialises no backend of jax and needs no TensorFlow."""
-    code = ("import sys\nimport ptjax.data.pipeline as p\nfrom ptjax.data.prepare import Corpus\n"
-            "heavy = {'jax', 'grain', 'tensorflow_datasets', 'sentencepiece', 'pyarrow'} & set(sys.modules)\n"
-            "assert not heavy, heavy\n"
-            f"pipeline = p.Pipeline(p.Data(corpus=Corpus(path={tiny_corpus.path!r}), length=32, window=2))\n"
-            "batches = list(pipeline.iterate(0, 3))\nassert len(batches) == 3 and 'grain' in sys.modules\n"
-            "assert 'tensorflow' not in sys.modules\n"
-            "bridge = sys.modules.get('jax._src.xla_bridge')\nassert not (bridge and bridge._backends)")
+    code = (
+        "import sys\nimport ptjax.data.pipeline as p\nfrom ptjax.data.prepare import Corpus\n"
+        "heavy = {'jax', 'grain', 'tensorflow_datasets', 'sentencepiece', 'pyarrow'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        f"pipeline = p.Pipeline(p.Data(corpus=Corpus(path={tiny_corpus.path!r}), length=32, window=2))\n"
+        "batches = list(pipeline.iterate(0, 3))\nassert len(batches) == 3 and 'grain' in sys.modules\n"
+        "assert 'tensorflow' not in sys.modules\n"
+        "bridge = sys.modules.get('jax._src.xla_bridge')\nassert not (bridge and bridge._backends)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

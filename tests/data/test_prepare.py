@@ -45,8 +45,14 @@ def texts(tmp_path_factory, tiny_corpus):
 
 
 def corpus_of(texts, folder):
-    return Corpus(path=str(folder), source=TextFiles(glob=str(texts / "*")), validation_fraction=0.2,
-                  tokenizer=SentencePiece(vocab_size=400), block=64, shard_blocks=100)
+    return Corpus(
+        path=str(folder),
+        source=TextFiles(glob=str(texts / "*")),
+        validation_fraction=0.2,
+        tokenizer=SentencePiece(vocab_size=400),
+        block=64,
+        shard_blocks=100,
+    )
 
 
 @pytest.fixture
@@ -215,18 +221,22 @@ def test_refuses_a_folder_prepared_from_other_inputs(prepared):
 def test_refuses_a_folder_prepared_from_other_text(corpus, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(f"Paragraph {i} of the text." for i in range(300)))
-    corpus = chz.replace(corpus, source=TextFiles(glob=str(text), documents="blank_line"),
-                         tokenizer=SentencePiece(vocab_size=290))
+    corpus = chz.replace(
+        corpus, source=TextFiles(glob=str(text), documents="blank_line"), tokenizer=SentencePiece(vocab_size=290)
+    )
     prepare(corpus)
     text.write_text(text.read_text() + "!")
     with pytest.raises(UserError, match="was prepared from other text"):
         prepare(corpus)
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda path: path.unlink(), "is missing"),
-    (lambda path: os.truncate(path, path.stat().st_size // 2), "bytes, not"),
-])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: os.truncate(path, path.stat().st_size // 2), "bytes, not"),
+    ],
+)
 @pytest.mark.parametrize("name", ["tokens-train.array_record-00001", "tokenizer.model", "features.json"])
 def test_missing_and_truncated_files_are_named(prepared, damage, message, name):
     path = Path(prepared.path) / name
@@ -280,8 +290,9 @@ def test_nothing_to_read(corpus, tmp_path):
         prepare(chz.replace(corpus, source=TextFiles(glob=str(tmp_path / "single.txt")), validation_fraction=1e-6))
 
 
-@pytest.mark.parametrize("field, value", [("validation_fraction", 1.0), ("validation_fraction", -0.1), ("block", 0),
-                                          ("shard_blocks", 0)])
+@pytest.mark.parametrize(
+    "field, value", [("validation_fraction", 1.0), ("validation_fraction", -0.1), ("block", 0), ("shard_blocks", 0)]
+)
 def test_impossible_values(corpus, field, value):
     with pytest.raises(UserError, match=f"{field}={value} has to be"):
         chz.replace(corpus, **{field: value})
@@ -303,9 +314,11 @@ def test_no_permission(corpus, tmp_path):
 
 def test_the_command(corpus, tmp_path):
     config = tmp_path / "config.py"
-    config.write_text("from ptjax.data.prepare import *\nfrom ptjax.data.sources import *\n"
-                      "from ptjax.data.tokenizers import *\n"
-                      f"def get_config():\n    return {corpus!r}\n")
+    config.write_text(
+        "from ptjax.data.prepare import *\nfrom ptjax.data.sources import *\n"
+        "from ptjax.data.tokenizers import *\n"
+        f"def get_config():\n    return {corpus!r}\n"
+    )
     command = [sys.executable, "-m", "experiments.prepare", f"--config={config}", f"--workdir={tmp_path / 'there'}"]
 
     def run(*more):

@@ -86,13 +86,16 @@ def test_json_lines(tmp_path):
     assert documents[1].origin == f"{tmp_path}/a.jsonl:3"
 
 
-@pytest.mark.parametrize("line, message", [
-    ('{"txt": "x", "id": 1}', "a.jsonl:2: no field 'text'; source.field can be one of id, txt"),
-    ('{"text": 3}', "a.jsonl:2: field 'text' holds int, not text"),
-    ('{"text": null}', "a.jsonl:2: field 'text' holds NoneType, not text"),
-    ('{"text": ', "a.jsonl:2: not a JSON object"),
-    ('["text"]', "a.jsonl:2: a JSON object is wanted, this is a list"),
-])
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ('{"txt": "x", "id": 1}', "a.jsonl:2: no field 'text'; source.field can be one of id, txt"),
+        ('{"text": 3}', "a.jsonl:2: field 'text' holds int, not text"),
+        ('{"text": null}', "a.jsonl:2: field 'text' holds NoneType, not text"),
+        ('{"text": ', "a.jsonl:2: not a JSON object"),
+        ('["text"]', "a.jsonl:2: a JSON object is wanted, this is a list"),
+    ],
+)
 def test_bad_json_lines(tmp_path, line, message):
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
     assert message in error_of(JsonLines(glob=str(tmp_path / "*")))
@@ -103,7 +106,7 @@ def test_damaged_compression(tmp_path, suffix):
     lines = b'{"text": "fine"}\n' * 50_000
     compressed = gzip.compress(lines) if suffix == ".gz" else pytest.importorskip("zstandard").compress(lines)
     path = tmp_path / f"a.jsonl{suffix}"
-    path.write_bytes(compressed[:len(compressed) // 2])
+    path.write_bytes(compressed[: len(compressed) // 2])
     assert f"{path} is damaged" in error_of(JsonLines(glob=str(path)))
     assert f"{path} is damaged" in error_of(TextFiles(glob=str(path)))
     path.write_bytes(b"plain text")
@@ -134,7 +137,8 @@ def write_tfds(folder, texts, file_format):
     template = tfds.core.ShardedFileTemplate(data_dir=version, dataset_name="reviews", filetype_suffix=file_format)
     splits = [tfds.core.SplitInfo(name="train", shard_lengths=[len(texts)], num_bytes=1, filename_template=template)]
     tfds.folder_dataset.write_metadata(
-        data_dir=version, features=features, split_infos=splits, filename_template=template, check_data=False)
+        data_dir=version, features=features, split_infos=splits, filename_template=template, check_data=False
+    )
     for text in texts:
         writer.write(features.serialize_example({"text": text, "label": 1}))
     writer.close()
@@ -147,7 +151,8 @@ def test_tfds(tmp_path):
     assert "tensorflow" not in sys.modules
     assert texts(Tfds(name="reviews", data_dir=str(tmp_path), split="train[1:]")) == ["d\u00e9ux", "drei"]
     assert "no feature 'body'; source.field can be one of label, text" in error_of(
-        Tfds(name="reviews", data_dir=str(tmp_path), field="body"))
+        Tfds(name="reviews", data_dir=str(tmp_path), field="body")
+    )
     assert "source.split='test'" in error_of(Tfds(name="reviews", data_dir=str(tmp_path), split="test"))
     assert "field 'label' holds" in error_of(Tfds(name="reviews", data_dir=str(tmp_path), field="label"))
 
@@ -175,7 +180,7 @@ def test_hugging_face(monkeypatch):
     def load_dataset(name, subset, split):
         asked.append((name, subset, split))
         if split == "nope":
-            raise ValueError('Unknown split "nope". Should be one of [\'train\'].')
+            raise ValueError("Unknown split \"nope\". Should be one of ['train'].")
         return Rows([{"text": "eins", "label": 0}, {"text": "zwei", "label": 1}])
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
@@ -185,10 +190,13 @@ def test_hugging_face(monkeypatch):
     assert "Unknown split" in error_of(HuggingFace(name="a/b", split="nope"))
 
 
-@pytest.mark.parametrize("module, source, command", [
-    ("datasets", HuggingFace(name="a"), "pip install 'ptjax[hf]'"),
-    ("pyarrow.parquet", Parquet(glob="a.parquet"), "pip install 'ptjax[hf]'"),
-])
+@pytest.mark.parametrize(
+    "module, source, command",
+    [
+        ("datasets", HuggingFace(name="a"), "pip install 'ptjax[hf]'"),
+        ("pyarrow.parquet", Parquet(glob="a.parquet"), "pip install 'ptjax[hf]'"),
+    ],
+)
 def test_missing_package(monkeypatch, module, source, command):
     monkeypatch.setitem(sys.modules, module, None)
     assert command in error_of(source)
@@ -223,7 +231,9 @@ def test_mixture_wants_a_weight_each():
 
 
 def test_sources_from_the_command_line():
-    corpus = override(Corpus(path="x", source=Stdlib()), [
-        "source=Mixture", "source.sources=JsonLines,Stdlib", "source.sources.0.glob=a", "source.weights=3,1"])
+    corpus = override(
+        Corpus(path="x", source=Stdlib()),
+        ["source=Mixture", "source.sources=JsonLines,Stdlib", "source.sources.0.glob=a", "source.weights=3,1"],
+    )
     assert corpus.source == Mixture(sources=(JsonLines(glob="a"), Stdlib()), weights=(3.0, 1.0))
     assert from_json(to_json(corpus)) == corpus

@@ -11,8 +11,11 @@ from ptjax.config import UserError
 from ptjax.data.tokenizers import CONTROL_PIECES, SentencePiece, Tokenizer, VocabSpec
 
 TEXTS = [topics[name] for name in sorted(topics)[:30]] + ["def f(x):\n    if x:\n\treturn x  # naïve café ☃\n" * 20]
-ANY_TEXT = (st.text(st.characters(exclude_categories=["Cs"])) | st.text("  \t\n\r\0▁abé<s>☃\ufeff\u0301")
-            | st.sampled_from(TEXTS))
+ANY_TEXT = (
+    st.text(st.characters(exclude_categories=["Cs"]))
+    | st.text("  \t\n\r\0▁abé<s>☃\ufeff\u0301")
+    | st.sampled_from(TEXTS)
+)
 
 
 @pytest.fixture(scope="module", params=["unigram", "bpe"])
