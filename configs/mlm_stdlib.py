@@ -12,7 +12,7 @@ from ptjax.data.sources import Stdlib
 from ptjax.data.tokenizers import SentencePiece
 from ptjax.models import BERT
 from ptjax.objectives import MLM
-from ptjax.optim import WSD, Muon
+from ptjax.optim import Linear, Muon
 from ptjax.train import Evaluation, Experiment
 
 
@@ -25,7 +25,7 @@ def get_config(length: int = 32, steps: int = 3000, corpus: str = "data/stdlib")
             length=length,
             batch_size=2048 // length,
         ),
-        optimizer=Muon(peak_lr=5e-3, weight_decay=0.01, schedule=WSD(warmup=100)),
+        optimizer=Muon(peak_lr=5e-3, weight_decay=0.1, schedule=Linear(warmup=0.01)),
         steps=steps,
         evaluation=Evaluation(every=max(steps // 6, 1)),
     )
