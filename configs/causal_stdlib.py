@@ -6,20 +6,20 @@ from ptjax.data.sources import Stdlib
 from ptjax.data.tokenizers import SentencePiece
 from ptjax.models import GPT
 from ptjax.objectives import CausalLM
-from ptjax.optim import WSD, AdamW
+from ptjax.optim import Linear, Muon
 from ptjax.train import Evaluation, Experiment
 
 
-def get_config(size: str = "mini", steps: int = 1500, corpus: str = "data/stdlib") -> Experiment:
+def get_config(steps: int = 1500, corpus: str = "data/stdlib") -> Experiment:
     return Experiment(
-        model=GPT.preset(size, max_length=256, dropout=0.0, attention_dropout=0.0),
+        model=GPT.preset("tiny", layers=4, max_length=128, std=0.05, dropout=0.0, attention_dropout=0.0),
         objective=CausalLM(),
         data=Data(
             corpus=Corpus(path=corpus, source=Stdlib(), tokenizer=SentencePiece(vocab_size=4096)),
             length=128,
             batch_size=32,
         ),
-        optimizer=AdamW(peak_lr=2e-3, b2=0.98, weight_decay=0.05, schedule=WSD(warmup=0.05)),
+        optimizer=Muon(peak_lr=5e-3, weight_decay=0.1, schedule=Linear(warmup=0.01)),
         steps=steps,
         evaluation=Evaluation(every=max(steps // 5, 1)),
     )

@@ -1,9 +1,9 @@
 """A small BERT learns masked language modelling on the Python that runs it: the laptop recipe, no data needed.
 
-Chosen by measurement, to leave the plateau on which a masked model knows only how frequent tokens are. Within a million
-tokens rows of 32 did, and rows of 64 and 128 did not: before attention has learned where to look it averages a row, and
-a neighbour is a larger part of a short one. Muon left the plateau where AdamW stayed on it, and kernels that start at
-0.05 (0.02 is for widths like BERT-base's) helped.
+Chosen by short runs, one each, to leave the plateau on which a masked model knows only how frequent tokens are. With
+Muon, rows of 32 tokens left it within 1 million tokens; rows of 64 had not after 1.5 million, rows of 128 not after 3
+million: before attention has learned where to look it averages a row, and a neighbour is a larger part of a short one.
+AdamW at 2e-3 had not left it with rows of 32 after 0.8 million. A constant rate with a decay of 0.01 stayed for 4.8.
 """
 
 from ptjax.data.pipeline import Data
