@@ -37,6 +37,8 @@ def main(command: cli.Command) -> None:
     result = replay(run, state, step)
 
     whose = "as training saw it" if chosen == step - 1 else f"of its batch under the parameters of step {chosen}"
+    if chosen == step - 1 and max(experiment.model.dropout, experiment.model.attention_dropout):
+        whose += "; dropout as one device draws it"
     lines = [f"step {step}: loss {result.metrics['loss']:.6f} ({whose})", ""]
     for i, index in enumerate(result.batch["index"]):
         lines += [f"--- example {index}, loss {result.row_loss[i]:.4f}", _readable(run, result.batch, i), ""]
