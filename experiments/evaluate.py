@@ -34,8 +34,6 @@ def main(command: cli.Command) -> None:
         print(json.dumps(scores))
         return
     table = Table(show_header=False, box=None, pad_edge=False)
-    if "fill" in run.experiment.objective.abilities() and "perplexity" in scores:
-        scores["pseudo-perplexity"] = scores.pop("perplexity")
     for name, value in scores.items():
         table.add_row(name.replace("_", " "), f"{value:.4f}")
     show.console.print(f"{command.workdir}, {command.flags.split}", table, sep="\n", markup=False)

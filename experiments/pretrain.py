@@ -1,6 +1,6 @@
 """Pre-train a model; the same command again resumes.
 
-python -m experiments.pretrain --config=configs/mlm_stdlib.py --workdir=runs/mlm optimizer.peak_lr=6e-4
+python -m experiments.pretrain --config=configs/mlm_stdlib.py --workdir=runs/mlm optimizer.peak_lr=3e-3
 python -m experiments.pretrain --config=configs/mlm_stdlib.py --workdir=runs/causal objective=CausalLM
 """
 
@@ -34,7 +34,7 @@ def main(command: cli.Command) -> None:
     state, scores = train(run, workdir)
     # Every process goes on: each may hold a part of the model. Only the first one speaks.
     show.console.quiet = jax.process_index() > 0
-    baseline = unigram_entropy(experiment.data)
+    baseline = unigram_entropy(experiment.data, experiment.evaluation.batches)
     if "nll" in scores:
         gap = baseline - scores["nll"]
         show.console.print(

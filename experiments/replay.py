@@ -55,7 +55,8 @@ def _readable(run: Run, batch: dict[str, np.ndarray], row: int) -> str:
     original = batch.get("original", batch["tokens"])[row]
     asked = set()
     if "positions" in batch:
-        asked = set(batch["positions"][row][batch["weights"][row] > 0].tolist())
+        weights = batch.get("weights", np.ones_like(batch["positions"]))
+        asked = set(batch["positions"][row][weights[row] > 0].tolist())
     names = {tokenizer.vocab.mask_id: "<mask>", tokenizer.vocab.boundary_id: "<end>\n", tokenizer.vocab.pad_id: "<pad>"}
     piece = lambda token: names.get(int(token)) or tokenizer.decode([int(token)])
     text, plain = [], []

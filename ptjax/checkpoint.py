@@ -227,7 +227,8 @@ def check_workdir(workdir: str | Path, config: Config) -> None:
     with disk_errors(workdir):
         if _is_primary():
             workdir.mkdir(parents=True, exist_ok=True)
-        if (workdir / CONFIG).exists():
+        # Without a checkpoint there is nothing to lose: a first start that failed may be mended and repeated.
+        if (workdir / CONFIG).exists() and any((workdir / "checkpoints").glob(f"*/{MANIFEST}")):
             owner = config_lib.from_json(read_config(workdir))
             is_free = lambda key: any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)  # noqa: E731
             rows = [row for row in config_lib.differences(owner, config) if not is_free(row[0])]

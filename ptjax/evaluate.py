@@ -15,8 +15,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Means over all examples, each metric by its own weight, summed in float64.
 
-    loss: from the mean of each term to what is minimised. perplexity is exp(nll): for masked language models the
-    pseudo-perplexity of the masked tokens, not comparable with a causal one's.
+    loss: from the mean of each term to what is minimised. perplexity is exp(nll).
     """
     sums: dict[str, np.ndarray] = {}
     for batch in batches:

@@ -22,8 +22,9 @@ MASK = "<mask>"
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How the next token is drawn. temperature 0 takes the likeliest; top_k and top_p (Holtzman et al., 2020) cut the
-    distribution to the k likeliest pieces, and to the fewest that hold a share p of it. tokens None: 64, or as many as
-    the model has positions for."""
+    distribution to the k likeliest pieces, and to the fewest that hold a share p of it.
+
+    tokens: length of a continuation; None: 64, or as many as the model has positions for."""
 
     tokens: int | None = None
     temperature: float = 1.0
@@ -32,7 +33,11 @@ class Sampling:
     seed: int = 0
 
     def check(self) -> None:
-        if (self.tokens is not None and self.tokens < 1) or self.temperature < 0 or (self.top_k is not None and self.top_k < 1):
+        if (
+            (self.tokens is not None and self.tokens < 1)
+            or self.temperature < 0
+            or (self.top_k is not None and self.top_k < 1)
+        ):
             raise UserError("sampling needs tokens >= 1, temperature >= 0 and top_k >= 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p is a share in (0, 1], not {self.top_p}")

@@ -125,7 +125,11 @@ class Logger:
         self._last_call = now
         if self.primary:
             self._write("validation", step, metrics)
-            names = [name for name in ("loss", "accuracy", "perplexity", "bits_per_byte") if name in metrics]
+            names = [
+                name
+                for name in ("loss", "accuracy", "perplexity", "pseudo_perplexity", "bits_per_byte")
+                if name in metrics
+            ]
             shown = names or list(metrics)
             self._say(f"step {step}  validation  " + "  ".join(f"{name} {metrics[name]:.4g}" for name in shown))
 
@@ -189,13 +193,19 @@ class _Window:
     def __init__(self, start: float = math.nan):
         self.start, self.excluded = start, 0.0
         self.count = self.timed = 0
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, tuple[float, int]] = {}  # of finite values, and how many
         self.waits: dict[str, float] = {}
 
     def add(self, metrics: dict[str, float]) -> None:
         self.count += 1
         for name, value in metrics.items():
-            self.sums[name] = value * self.count if name in LAST_VALUE else self.sums.get(name, 0.0) + value
+            total, count = self.sums.get(name, (0.0, 0))
+            if name in LAST_VALUE:
+                self.sums[name] = (value, 1)
+            elif math.isfinite(value):  # a step that was skipped does not hide the others
+                self.sums[name] = (total + value, count + 1)
+            else:
+                self.sums[name] = (total, count)
 
     def time(self, timing: dict[str, float]) -> None:
         self.timed += 1
@@ -203,7 +213,7 @@ class _Window:
             self.waits[name] = self.waits.get(name, 0.0) + seconds
 
     def means(self) -> dict[str, float]:
-        return {name: total / self.count for name, total in self.sums.items()}
+        return {name: total / count if count else math.nan for name, (total, count) in self.sums.items()}
 
 
 def read_metrics(workdir: str | Path, kind: str = "train") -> list[dict[str, Any]]:

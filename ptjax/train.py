@@ -32,6 +32,8 @@ from ptjax.types import Array, Batch, Losses, Metrics, PyTree, TrainState
 # One stream of random keys for each use, so that none can follow from another.
 INIT, CORRUPT, DROPOUT, EVALUATE = range(4)
 
+SKIPS_IN_A_ROW = 100  # so many skipped steps without a good one end a run
+
 
 @chz.chz
 class Checkpointing(Config):
@@ -122,6 +124,10 @@ class Experiment(Config):
     def check(self, mesh: jax.sharding.Mesh) -> None:
         """Raises UserError for sizes that do not fit each other, before anything is compiled."""
         self.model.check_length(self.data.length)
+        if self.objective.predicted(self.data.length) < 1:
+            raise UserError(
+                f"{self.objective} predicts nothing in rows of data.length={self.data.length}: raise either"
+            )
         shards = partition.batch_shards(mesh)
         parts = shards * self.accumulation
         if self.data.batch_size % parts:
@@ -222,11 +228,19 @@ class Learner:
     def eval_step(self, params: PyTree, batch: Batch, axis: str | None = None) -> Metrics:
         """Sums and weights over one batch. The question put to an example depends on the seed and on nothing else."""
         keys = example_keys(jnp.uint32(self.experiment.seed), EVALUATE, jnp.int32(0), batch["index"])
-        batch = self.experiment.objective.corrupt(batch, keys, self.vocab)
-        weights = self.experiment.objective.weights(batch, self.vocab)
-        losses = self.experiment.objective.losses(self.net, {"params": params}, batch, StepContext(self.vocab))
-        sums = {f"loss/{name}": (total, weights[name]) for name, total in losses.totals.items()} | losses.metrics
-        return jax.lax.psum(sums, axis) if axis else sums
+        objective = self.experiment.objective
+        batch = objective.corrupt(batch, keys, self.vocab)
+
+        def sums(micro):
+            weights = objective.weights(micro, self.vocab)
+            losses = objective.losses(self.net, {"params": params}, micro, StepContext(self.vocab))
+            return {f"loss/{name}": (total, weights[name]) for name, total in losses.totals.items()} | losses.metrics
+
+        if self.experiment.accumulation == 1:
+            total = sums(batch)
+        else:  # what only fits in parts when training only fits in parts here
+            total = jax.tree.map(lambda x: x.sum(axis=0), jax.lax.map(sums, self._microbatches(batch)))
+        return jax.lax.psum(total, axis) if axis else total
 
     def loss(self, terms: dict[str, float]) -> float:
         """What is minimised, from the mean of each term."""
@@ -250,8 +264,7 @@ class Learner:
         count = self.experiment.accumulation
         if count == 1:
             return gradient(params, batch, key)
-        # Microbatch i takes every count-th row: contiguous ones would move rows between devices.
-        micro = {k: v.reshape((v.shape[0] // count, count) + v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
+        micro = self._microbatches(batch)
 
         def add(carry, item):
             result = gradient(params, item[0], jax.random.fold_in(key, item[1]))
@@ -261,14 +274,19 @@ class Learner:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
         return jax.lax.scan(add, zeros, (micro, jnp.arange(count)))[0]
 
+    def _microbatches(self, batch: Batch) -> Batch:
+        """[B, ...] -> [A, B / A, ...]. Microbatch i takes every A-th row: contiguous ones would change devices."""
+        count = self.experiment.accumulation
+        return {k: v.reshape((v.shape[0] // count, count) + v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
+
     def _guard(self, old: TrainState, new: TrainState, norm: Array) -> TrainState:
         """`new`, or `old` with its step counted, where the gradient is not to be trusted."""
-        running = old.guard["norm"]
-        bad = ~jnp.isfinite(norm)
-        if self.experiment.skip_spikes:
-            bad |= (running > 0) & (norm > self.experiment.skip_spikes * running)
-        seen = jnp.where(running > 0, 0.98 * running + 0.02 * norm, norm)
-        guard = {"norm": jnp.where(bad, running, seen), "skipped": old.guard["skipped"] + bad}
+        running, finite = old.guard["norm"], jnp.isfinite(norm)
+        limit = (self.experiment.skip_spikes or jnp.inf) * running
+        bad = ~finite | ((running > 0) & (norm > limit))
+        # A spike counts as the limit, so that norms that have risen for good are accepted in the end.
+        seen = jnp.where(running > 0, 0.98 * running + 0.02 * jnp.minimum(norm, limit), norm)
+        guard = {"norm": jnp.where(finite, seen, running), "skipped": old.guard["skipped"] + bad}
         kept = jax.tree.map(lambda a, b: jnp.where(bad, a, b), old.replace(guard=None), new.replace(guard=None))
         return kept.replace(step=new.step, guard=guard)
 
@@ -340,7 +358,10 @@ class Run:
         """Means over a split of the prepared data, every row once: loss, perplexity, accuracy, bits a byte."""
         pipeline = Pipeline(self.experiment.data, split, shuffle=False)
         batches = min(batches or pipeline.steps_per_epoch, pipeline.steps_per_epoch)
-        return evaluate(self.eval_step, self.learner.loss, params, pipeline.iterate(0, batches, self.shard))
+        scores = evaluate(self.eval_step, self.learner.loss, params, pipeline.iterate(0, batches, self.shard))
+        if "fill" in self.experiment.objective.abilities() and "perplexity" in scores:
+            scores["pseudo_perplexity"] = scores.pop("perplexity")  # of masked tokens: no causal model's
+        return scores
 
 
 def train(
@@ -364,8 +385,6 @@ def train(
         on_event(f"Step {start} of {experiment.steps} is done: nothing left to train")
         checkpoints.close()
         return state, run.evaluate(state.averaged, batches=experiment.evaluation.batches)
-    if start:
-        on_event(f"Resuming from step {start} of {experiment.steps}")
     peak = measure_peak(experiment.model.dtype)
     logger = Logger(
         workdir,
@@ -378,6 +397,8 @@ def train(
         start_step=start,
     )
     with contextlib.closing(logger), _Signals() as signals:
+        if start:
+            logger.event(f"Resuming from step {start} of {experiment.steps}")
         loop = _Loop(run, checkpoints, logger, signals, workdir)
         try:
             return loop.run(state, start)
@@ -422,6 +443,8 @@ class _Loop:
         self.signals, self.workdir = signals, workdir
         self.config_json = to_json(run.experiment)
         self.saved_at = time.monotonic()
+        self.best = math.inf  # of this process: the first validation after a resume is saved
+        self.skipped, self.skips_in_a_row = None, 0
         self.times = {"input": 0.0, "device": 0.0, "checkpoint": 0.0}
         self.pending: tuple[int, Metrics, np.ndarray] | None = None
 
@@ -445,12 +468,13 @@ class _Loop:
                     trace.close()
                 last = done == e.steps
                 signum = self._agreed_signal(done)
-                scores = None
+                scores, best = None, False
                 if last or (e.evaluation.every and done % e.evaluation.every == 0 and not signum):
                     self._report()
                     scores = self.run_.evaluate(state.averaged, batches=e.evaluation.batches)
                     self.logger.evaluation(done, scores)
-                if last or signum or self._save_is_due(done):
+                    best = self._is_best(scores)
+                if last or signum or best or self._save_is_due(done):
                     self._save(done, state, scores)
                 if signum:
                     self.checkpoints.wait()
@@ -473,9 +497,11 @@ class _Loop:
             values = {k: float(s) / float(w) if w else math.nan for k, (s, w) in jax.device_get(metrics).items()}
         self.logger.train(step, values, self.times)
         self.times = dict.fromkeys(self.times, 0.0)
+        self._stop_where_nothing_is_learned(step, values)
         if not math.isfinite(values["loss"] + values["update_norm"]) and not self.experiment.skip_non_finite:
             self.checkpoints.wait()
             kept = self.checkpoints.steps()
+            self.logger.event(f"Step {step} is not finite", examples=index.tolist())
             raise UserError(
                 f"the loss or the gradient of step {step} is not finite (loss {values['loss']}, gradient norm "
                 f"{values['gradient_norm']}); examples of the batch: {index.tolist()}\n"
@@ -483,6 +509,23 @@ class _Loop:
                 + f"; `experiments.replay --step={step}` shows the batch. In another workdir, lower optimizer.peak_lr, "
                 "optimizer.clip=1.0 or skip_non_finite=True may help"
             )
+
+    def _stop_where_nothing_is_learned(self, step: int, values: dict[str, float]) -> None:
+        skipped, before = values.get("skipped", 0), self.skipped
+        self.skips_in_a_row = self.skips_in_a_row + 1 if before is not None and skipped > before else 0
+        self.skipped = skipped
+        if self.skips_in_a_row == SKIPS_IN_A_ROW:
+            raise UserError(
+                f"the last {SKIPS_IN_A_ROW} steps before step {step} were all skipped: nothing is learned any more. "
+                "In another workdir, a lower optimizer.peak_lr or a larger skip_spikes may help"
+            )
+
+    def _is_best(self, scores: dict[str, float]) -> bool:
+        value = scores.get(self.experiment.checkpoint.best, math.inf)
+        if value >= self.best:
+            return False
+        self.best = value
+        return True
 
     def _save_is_due(self, done: int) -> bool:
         c = self.experiment.checkpoint

@@ -29,7 +29,7 @@ def experiment(corpus, kind: str = "mlm", **changes) -> Experiment:
         data=Data(corpus=corpus, length=32, batch_size=16),
         optimizer=AdamW(peak_lr=3e-3, schedule=Constant(warmup=2)),
         steps=10,
-        checkpoint=Checkpointing(minutes=None),
+        checkpoint=Checkpointing(minutes=None, best=None),
         evaluation=Evaluation(batches=2),
         logging=Logging(every=1, progress=False),
     )
@@ -52,7 +52,7 @@ class Runs:
         self.trained = functools.cache(self._train)
 
     def _train(self, kind: str) -> Trained:
-        checkpoint = Checkpointing(every=3, minutes=None, keep=9)
+        checkpoint = Checkpointing(every=3, minutes=None, keep=9, best=None)
         run = Run.open(experiment(self.corpus, kind, checkpoint=checkpoint, evaluation=Evaluation(every=5)))
         train(run, self.folder / kind)
         return Trained(run, self.folder / kind)

@@ -362,6 +362,11 @@ def test_a_workdir_belongs_to_one_experiment(tmp_path):
     assert from_json(read_config(workdir)) == Run()
     check_workdir(workdir, Run(steps=20, logging="seldom"))  # longer, and watched otherwise: the same run
     assert from_json(read_config(workdir)) == Run(steps=20, logging="seldom")
+    check_workdir(workdir, Run(steps=20, rate=0.2))  # nothing has been saved: a first start that failed, mended
+    check_workdir(workdir, Run(steps=20, logging="seldom"))
+    committed = workdir / "checkpoints" / "5" / "manifest.json"
+    committed.parent.mkdir(parents=True)
+    committed.write_text("{}")
     with pytest.raises(UserError) as error:
         check_workdir(workdir, Run(steps=20, rate=0.2, seed=1))
     message = str(error.value)

@@ -76,7 +76,7 @@ def test_validation_and_checkpoints_on_their_own_cadences(trained):
     validations = read_metrics(workdir, "validation")
     assert [line["step"] for line in validations] == [5, 10]
     assert validations[1]["loss"] < validations[0]["loss"]
-    assert validations[0]["perplexity"] == pytest.approx(math.exp(validations[0]["nll"]))
+    assert validations[0]["pseudo_perplexity"] == pytest.approx(math.exp(validations[0]["nll"]))
     assert steps_kept(workdir) == [3, 6, 9, 10]
     assert json.loads((workdir / "checkpoints/10/metrics.json").read_text())["loss"] == validations[1]["loss"]
     assert (workdir / "config.json").read_text() == (workdir / "checkpoints/10/config.json").read_text()
@@ -96,6 +96,15 @@ def test_keeps_the_latest_and_saves_by_the_clock(tiny_corpus, tmp_path):
     settings = Checkpointing(minutes=1e-9, keep=2, best=None)
     train(Run.open(experiment(tiny_corpus, steps=5, checkpoint=settings)), tmp_path)
     assert steps_kept(tmp_path) == [4, 5]
+
+
+def test_saves_the_best_validation(tiny_corpus, tmp_path, monkeypatch):
+    """Validations after 2, 4 and 6 steps; no other save is due but the last."""
+    found = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(Run, "evaluate", lambda *arguments, **keywords: {"loss": next(found)})
+    e = experiment(tiny_corpus, steps=6, checkpoint=Checkpointing(minutes=None, keep=1))
+    train(Run.open(chz.replace(e, evaluation=chz.replace(e.evaluation, every=2))), tmp_path)
+    assert steps_kept(tmp_path) == [4, 6]
 
 
 # Replay.
@@ -245,7 +254,7 @@ def test_a_bad_first_step_saves_nothing(trained, tmp_path):
 
 def test_skipped_steps_are_counted_and_change_nothing(tiny_corpus, tmp_path, monkeypatch):
     """A gradient of NaN at step 3, and one a thousand times too large at step 5."""
-    checkpoint = Checkpointing(every=1, minutes=None, keep=9)
+    checkpoint = Checkpointing(every=1, minutes=None, keep=9, best=None)
     e = experiment(tiny_corpus, steps=6, ema=0.9, checkpoint=checkpoint, skip_non_finite=True, skip_spikes=20.0)
     run, accumulate = Run.open(e), Learner._accumulate
     first = {step: int(batch_at(run.pipeline, step - 1)["index"][0]) for step in (3, 5)}  # a batch tells its step
@@ -272,7 +281,7 @@ def test_skipped_steps_are_counted_and_change_nothing(tiny_corpus, tmp_path, mon
 
 
 def test_the_average_is_what_is_evaluated(tiny_corpus, tmp_path):
-    e = experiment(tiny_corpus, steps=4, ema=0.6, checkpoint=Checkpointing(every=1, minutes=None, keep=9))
+    e = experiment(tiny_corpus, steps=4, ema=0.6, checkpoint=Checkpointing(every=1, minutes=None, keep=9, best=None))
     run = Run.open(e)
     _, scores = train(run, tmp_path)
     average = jax.device_get(run.init().params)

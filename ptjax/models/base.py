@@ -31,6 +31,7 @@ class TextModelConfig(ModelConfig):
     max_length: int = chz.field(default=512, doc="rows of the position table: the longest sequence")
     dropout: float = chz.field(default=0.1, doc="dropout of embeddings and of each residual branch")
     attention_dropout: float = chz.field(default=0.1, doc="dropout of attention probabilities")
+    epsilon: float = chz.field(default=1e-12, doc="of the layer norms")
     std: float = chz.field(default=0.02, doc="standard deviation of initial kernels and embeddings")
     dtype: Literal["float32", "bfloat16"] = chz.field(default="float32", doc="compute type; parameters are float32")
     remat: Literal["none", "full", "dots"] = chz.field(

@@ -29,7 +29,6 @@ class BERT(TextModelConfig):
     """BERT's body, without pooler and heads."""
 
     types: int = chz.field(default=2, doc="sentence types (segment embeddings)")
-    epsilon: float = chz.field(default=1e-12, doc="of the layer norms")
 
     @classmethod
     def preset(cls, size: str, **overrides) -> "BERT":

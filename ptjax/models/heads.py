@@ -51,7 +51,7 @@ class LanguageModel(nn.Module):
         return self.body(inputs, state, train=train)
 
     def scores(self, h_ND: Array) -> tuple[Array, Array, Array | None]:
-        """(features [N, D], table [V, D], bias [V] or None), for a loss that never keeps all logits."""
+        """(features [N, D], table [V, D], bias [V] or None), for a loss with its own way to the logits."""
         features, bias = self.head(h_ND)
         return features, self.body.table(), bias
 

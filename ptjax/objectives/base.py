@@ -98,7 +98,8 @@ def packed_input(tokens_BL: Array, segments_BL: Array, vocab: VocabSpec, *, caus
 def token_metrics(scores: TokenScores, labels_N: Array, weights_N: Array, vocab: VocabSpec) -> Metrics:
     """Accuracy, negative log-likelihood in nats a token, and bits a byte of the predicted text.
 
-    Bits a byte does not depend on the tokenizer: bits of the predicted tokens over the UTF-8 bytes they stand for.
+    Bits a byte is bits of the predicted tokens over the UTF-8 bytes they stand for, so that causal models with
+    different tokenizers can be compared; a masked model's question gets easier with smaller pieces.
     """
     nll, weight = jnp.sum(scores.nll * weights_N), jnp.sum(weights_N)
     size_N = jnp.asarray(vocab.piece_bytes, jnp.float32)[labels_N]
