@@ -137,7 +137,7 @@ class Logger:
         """Shows and records something out of the ordinary."""
         if self.primary:
             self._append({"kind": "event", "step": self.step, "time": time.time(), "text": text, **fields})
-            self._say(text)
+            (self._bar.console.print if self._bar else print)(text)
 
     def close(self) -> None:
         if self._bar:

@@ -227,4 +227,4 @@ def test_every_main_answers_help(folder, name):
     done = python("experiments", name, "--help")
     assert done.returncode == 0, done.stderr
     assert f"usage: python -m experiments.{name} " in done.stdout and "--workdir" in done.stdout
-    assert commands()[name] in done.stdout and f"\npython -m experiments.{name} " in done.stdout  # says what, and how
+    assert commands()[name] in done.stdout and f"python -m experiments.{name} --" in done.stdout  # says what, and how
