@@ -1,7 +1,7 @@
 """The objective swapped by composition: another experiment, changed in one field.
 
-This is `objective=CausalLM objective.z_loss=1e-4` of the command line as a file: the same body, data order, initial body
-parameters, optimizer and budget as mlm_stdlib, and another question.
+This is `objective=CausalLM objective.z_loss=1e-4` of the command line as a file: the same body, data order, initial
+body parameters, optimizer and budget as mlm_stdlib, and another question.
 """
 
 import chz

@@ -10,7 +10,7 @@ def unigram_entropy(data: Data, batches: int | None = None) -> float:
     has a lower loss on them."""
     pipeline = Pipeline(data, "validation", shuffle=False)
     counts = np.zeros(pipeline.vocab.size, np.int64)
-    for batch in pipeline.iterate(0, min(batches or pipeline.steps_per_epoch, pipeline.steps_per_epoch)):
+    for batch in pipeline.one_pass(batches):
         counts += np.bincount(batch["tokens"].reshape(-1), minlength=len(counts))
     counts[list(pipeline.vocab.special_ids)] = 0
     share = counts[counts > 0] / counts.sum()

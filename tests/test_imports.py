@@ -23,7 +23,17 @@ WALL = {
     "interop": SHARED | {"models", "data.tokenizers", "checkpoint"},
 }
 # The loop and what it uses know no particular model, objective or task: the config names those.
-LOOP = SHARED | {"nn", "models.base", "models.heads", "objectives.base", "data", "train", "evaluate", "checkpoint"}
+LOOP = SHARED | {
+    "nn",
+    "models.base",
+    "models.heads",
+    "objectives.base",
+    "data",
+    "train",
+    "loop",
+    "evaluate",
+    "checkpoint",
+}
 LOOP |= {"optim", "logging", "metrics", "plot"}
 
 

@@ -161,6 +161,10 @@ class Pipeline:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4)
         return _own_memory(iter(batches.mp_prefetch(options, worker_init_fn=_leave_the_device_alone)))
 
+    def one_pass(self, batches: int | None = None, shard: Shard = Shard()) -> Iterator[Batch]:
+        """The first `batches` of an unshuffled split, or all that there are."""
+        return self.iterate(0, min(batches or self.steps_per_epoch, self.steps_per_epoch), shard)
+
 
 def batch_at(pipeline: Pipeline, step: int, shard: Shard = Shard()) -> Batch:
     """The shard's rows of the global batch of a step, a pure function of (the pipeline's seed, step).
