@@ -20,11 +20,17 @@ class Mask:
     causal: each position sees itself and what precedes it (static).
     valid: bool[B, L], False at padding; None means that every position is real.
     segments: i32[B, L], the document of each position in a packed row; attention never crosses documents.
+    prefix: bool[B, L], positions that their whole document sees, even where `causal`: the prefix of a prefix language
+      model; a row of True is bidirectional, so that a batch can mix causal and masked rows.
+    order: i32[B, L], rank in a permuted factorisation (XLNet): position l sees those s with order[s] <= order[l], and
+      when it is asked as a target those with order[s] < order[l]. Context that all may see has one rank, 0.
     """
 
     causal: bool = struct.field(pytree_node=False, default=False)
     valid: Array | None = None
     segments: Array | None = None
+    prefix: Array | None = None
+    order: Array | None = None
 
     def __post_init__(self):
         # An array in a static field would pass silently and recompile at every step.
@@ -34,20 +40,50 @@ class Mask:
 
 @struct.dataclass
 class TextInput:
-    """What a text body reads. tokens, positions: i32[B, L]; types: i32[B, L] (BERT's sentence A or B) or None."""
+    """What a text body reads. tokens, positions: i32[B, L]; types: i32[B, L] (BERT's sentence A or B) or None.
+
+    targets: i32[B, P], positions that a two-stream body is to predict without seeing them (XLNet), or None.
+    """
 
     tokens: Array
     positions: Array
     mask: Mask
     types: Array | None = None
+    targets: Array | None = None
+
+
+@struct.dataclass
+class PairInput:
+    """What an encoder-decoder reads. The decoder sees the encoder's positions of its own document (mask.segments)."""
+
+    source: TextInput
+    target: TextInput
 
 
 @struct.dataclass
 class Hidden:
-    """What a text body returns. last: [B, L, D] in the compute dtype; state: the key-value cache, if one was given."""
+    """What a text body returns.
+
+    last: [B, L, D] in the compute dtype. state: what was given as state, brought up to date: a key-value cache or a
+    `Memory`. queries: [B, P, D], the second stream at `TextInput.targets`, where there are any.
+    """
 
     last: Array
     state: PyTree = None
+    queries: Array | None = None
+
+
+@struct.dataclass
+class Memory:
+    """What a body with segment recurrence keeps of the rows before (Transformer-XL); leading axis B, row by row.
+
+    hidden: [B, N, M, D], the last M inputs of each of N layers. open: bool[B, M], those of the document that goes on
+    at the end of the row: the next row sees them and no others. index: i32[B], the example that came last, -1 for none.
+    """
+
+    hidden: Array
+    open: Array
+    index: Array
 
 
 @struct.dataclass
@@ -56,10 +92,12 @@ class Losses:
 
     totals: term -> f32[], a sum over examples (never a mean).
     metrics: what is shown and never differentiated.
+    memory: what the next microbatch of the same rows starts from, or None.
     """
 
     totals: dict[str, Array]
     metrics: Metrics
+    memory: Memory | None = None
 
 
 @struct.dataclass
@@ -70,6 +108,7 @@ class TrainState:
     hyper: f32[] values that may change without compiling again (learning_rate).
     params: {'body': ..., 'head': ...}, float32. opt_state: optax's. ema: averaged params, or None.
     guard: {'norm': f32[] running gradient norm, 'skipped': i32[]}, or None where no step is ever skipped.
+    memory: of every row of the batch, or None for a body without.
     """
 
     step: Array
@@ -79,6 +118,7 @@ class TrainState:
     opt_state: PyTree
     ema: PyTree = None
     guard: dict[str, Array] | None = None
+    memory: Memory | None = None
 
     @property
     def averaged(self) -> PyTree:

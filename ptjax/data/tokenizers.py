@@ -45,6 +45,25 @@ class VocabSpec:
     starts_word: np.ndarray  # bool[size]: the piece begins a unit
     ends_word: np.ndarray  # bool[size]: whatever follows begins a unit (punctuation, newline, control pieces)
     piece_bytes: np.ndarray  # int32[size]: UTF-8 bytes of text that the piece stands for; control 0, byte pieces 1
+    extra: int = 0  # how many of the last ids are an objective's own: sentinels, mode tokens
+
+    @property
+    def extra_ids(self) -> range:
+        return range(self.size - self.extra, self.size)
+
+    def extended(self, extra: int) -> "VocabSpec":
+        """With `extra` special ids behind the tokenizer's own, which have rows in the embedding table and no text."""
+        assert not self.extra, "extend the tokenizer's vocabulary once"
+        ids, flags = tuple(range(self.size, self.size + extra)), np.ones(extra, bool)
+        return dataclasses.replace(
+            self,
+            size=self.size + extra,
+            extra=extra,
+            special_ids=self.special_ids + ids,
+            starts_word=np.append(self.starts_word, flags),
+            ends_word=np.append(self.ends_word, flags),
+            piece_bytes=np.append(self.piece_bytes, np.zeros(extra, np.int32)),
+        )
 
     @classmethod
     def synthetic(cls, size: int, boundary_side: Side = "end") -> "VocabSpec":

@@ -15,6 +15,12 @@ from ptjax.config import Config, UserError
 class ModelConfig(Config):
     """A body: an encoder or decoder that knows no objective. `build` gives its Linen module."""
 
+    @property
+    def offers(self) -> frozenset[str]:
+        """What an objective may ask of it: 'text', one stack that reads a `TextInput`; 'two streams' besides; or
+        'pairs', an encoder and a decoder that read a `PairInput`."""
+        return frozenset({"text"})
+
     def build(self, vocab_size: int) -> nn.Module:
         """vocab_size: rows of the embedding table, padding included (`padded_vocab`)."""
         raise NotImplementedError
@@ -50,6 +56,11 @@ class TextModelConfig(ModelConfig):
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+
+    @property
+    def memory_length(self) -> int:
+        """Positions of earlier rows that each layer keeps; 0 for a body without segment recurrence."""
+        return 0
 
     def padded_vocab(self, size: int) -> int:
         return -(-size // self.vocab_multiple) * self.vocab_multiple

@@ -69,11 +69,17 @@ class Body(nn.Module):
         self.drop = nn.Dropout(c.dropout)
         self.layers = Stack(Block(c, parent=None), c.layers, c.unrolled(), c.remat)
 
-    def __call__(self, inputs: TextInput, state: PyTree = None, *, train: bool) -> Hidden:
-        x_BLD = self.drop(self.embed_norm(self.embed(inputs)), deterministic=not train)
+    def __call__(
+        self, inputs: TextInput, state: PyTree = None, *, train: bool, embedded: Array | None = None
+    ) -> Hidden:
+        x_BLD = self.embed(inputs) if embedded is None else embedded
+        x_BLD = self.drop(self.embed_norm(x_BLD), deterministic=not train)
         x_BLD = constrain(x_BLD, "batch", "length", "embed_activation")
         x_BLD, state = self.layers(x_BLD, inputs.mask, state, train)
         return Hidden(x_BLD, state)
+
+    def embedding(self, inputs: TextInput) -> Array:
+        return self.embed(inputs)
 
     def table(self) -> Array:
         return self.embed.table()

@@ -73,11 +73,16 @@ class Body(nn.Module):
         self.layers = Stack(Block(c, parent=None), c.layers, c.unrolled(), c.remat)
         self.norm = layer_norm(c.epsilon, dtype)
 
-    def __call__(self, inputs: TextInput, state: PyTree = None, *, train: bool) -> Hidden:
-        x_BLD = self.drop(self.embed(inputs), deterministic=not train)
+    def __call__(
+        self, inputs: TextInput, state: PyTree = None, *, train: bool, embedded: Array | None = None
+    ) -> Hidden:
+        x_BLD = self.drop(self.embed(inputs) if embedded is None else embedded, deterministic=not train)
         x_BLD = constrain(x_BLD, "batch", "length", "embed_activation")
         x_BLD, state = self.layers(x_BLD, inputs.mask, state, train)
         return Hidden(self.norm(x_BLD), state)
+
+    def embedding(self, inputs: TextInput) -> Array:
+        return self.embed(inputs)
 
     def table(self) -> Array:
         return self.embed.table()

@@ -8,24 +8,27 @@ from ptjax.models.base import TextModelConfig, gelu
 from ptjax.nn.attention import Cache
 from ptjax.nn.linear import Linear
 from ptjax.nn.norm import layer_norm
-from ptjax.types import Array, Hidden, Mask, PyTree, TextInput
+from ptjax.types import Array, Hidden, Mask, Memory, PyTree, TextInput
 
 
 class LanguageHead(nn.Module):
     """From hidden states to what multiplies the embedding table.
 
     transform: BERT's dense layer, GELU and layer norm before the table (Devlin et al., 2019); bias: BERT's output bias.
+    table_width: of the embedding table; None for the body's own width.
     """
 
     config: TextModelConfig
     vocab_size: int
     transform: bool
     bias: bool
+    table_width: int | None = None
 
     def setup(self):
         c = self.config
         if self.transform:
-            self.dense = Linear((c.width, c.width), ("embed", "embed_out"), c.std, dtype=c.compute_dtype())
+            shape = (c.width, self.table_width or c.width)
+            self.dense = Linear(shape, ("embed", "embed_out"), c.std, dtype=c.compute_dtype())
             self.norm = layer_norm(c.epsilon, c.compute_dtype())
         if self.bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
@@ -80,6 +83,14 @@ def logical_axes(net: nn.Module, length: int) -> PyTree:
     boxed = jax.eval_shape(lambda: net.init(jax.random.key(0), TextInput(tokens, tokens, Mask())))["params"]
     is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)
     return jax.tree.map(lambda x: tuple(x.names), boxed, is_leaf=is_box)
+
+
+def new_memory(config: TextModelConfig, rows: int) -> Memory | None:
+    """An empty memory for `rows` rows; None for a body that keeps none."""
+    if not config.memory_length:
+        return None
+    hidden = jnp.zeros((rows, config.layers, config.memory_length, config.width), config.compute_dtype())
+    return Memory(hidden, jnp.zeros(hidden.shape[:1] + hidden.shape[2:3], bool), jnp.full((rows,), -1, jnp.int32))
 
 
 def new_cache(config: TextModelConfig, rows: int, slots: int) -> Cache:

@@ -39,7 +39,12 @@ def allowed(mask: Mask, length: int, keys: int, used: Array | None = None) -> Ar
         first = 0 if used is None else used - length
         query_L, key_S = first + jnp.arange(length), jnp.arange(keys)
         limit_L = query_L if mask.causal else jnp.full((length,), first + length - 1)
-        parts.append((key_S[None, :] <= limit_L[:, None])[None, None])
+        before = (key_S[None, :] <= limit_L[:, None])[None, None]
+        if mask.causal and mask.prefix is not None:
+            before = before | mask.prefix[:, None, None, :]
+        parts.append(before)
+    if mask.order is not None:
+        parts.append(mask.order[:, None, None, :] <= mask.order[:, None, :, None])
     if mask.valid is not None:
         parts.append(mask.valid[:, None, None, :])
     if mask.segments is not None:

@@ -1,6 +1,7 @@
 """What an objective is: it poses a question about a batch, names its heads, and scores the answer."""
 
 import dataclasses
+import math
 
 import chz
 import jax
@@ -9,9 +10,10 @@ import numpy as np
 
 from ptjax.config import Config
 from ptjax.data.tokenizers import VocabSpec
+from ptjax.data.transforms import Transform
 from ptjax.models.base import TextModelConfig
 from ptjax.objectives.cross_entropy import TokenScores
-from ptjax.types import Array, Batch, Losses, Mask, Metrics, PyTree, TextInput
+from ptjax.types import Array, Batch, Losses, Mask, Metrics, PairInput, PyTree, TextInput
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,22 @@ class StepContext:
         return {} if self.dropout is None else {"dropout": self.dropout}
 
 
+@dataclasses.dataclass(frozen=True)
+class CorruptContext:
+    """What a question may depend on.
+
+    keys: [B], a random key an example, a function of (seed, step, index). fixed_keys: [B], functions of (seed, index)
+    alone, the same at every step. step: i32[]. progress: f32[] in [0, 1], the share of the run that is done;
+    validation always asks the last question, step 0 and progress 1.
+    """
+
+    vocab: VocabSpec
+    keys: Array
+    fixed_keys: Array
+    step: Array
+    progress: Array
+
+
 @chz.chz
 class Objective(Config):
     """Base of every objective. Fields are its hyper-parameters; methods are pure.
@@ -37,12 +55,31 @@ class Objective(Config):
     A new objective gives `corrupt` (where it changes the batch), `inputs`, `weights`, `net`, `losses` and `predicted`.
     """
 
-    def corrupt(self, batch: Batch, keys: Array, vocab: VocabSpec) -> Batch:
-        """Poses the question, without parameters. keys: [B], one random key an example; rows must not touch each
-        other. Adds arrays to the batch or replaces some; `tokens` stays what the body is to read."""
+    @property
+    def needs(self) -> frozenset[str]:
+        """Of what `ModelConfig.offers`, any one of which will do."""
+        return frozenset({"text"})
+
+    @property
+    def carries(self) -> bool:
+        """Whether it hands `batch['memory']` to the body as its state and returns what comes back in `Losses.memory`:
+        what a body with segment recurrence needs."""
+        return False
+
+    def vocabulary(self, vocab: VocabSpec) -> VocabSpec:
+        """The vocabulary that the net is built for: the tokenizer's, extended by special ids of its own if need be."""
+        return vocab
+
+    def transforms(self) -> tuple[Transform, ...]:
+        """Ragged work on the host, before the batch reaches a device."""
+        return ()
+
+    def corrupt(self, batch: Batch, context: CorruptContext) -> Batch:
+        """Poses the question, without parameters. Rows must not touch each other. Adds arrays to the batch or replaces
+        some; 'tokens' stays what the body is to read."""
         return batch
 
-    def inputs(self, batch: Batch, vocab: VocabSpec) -> TextInput:
+    def inputs(self, batch: Batch, vocab: VocabSpec) -> TextInput | PairInput:
         """What the body reads of a corrupted batch: tokens, positions, and who may attend to whom."""
         raise NotImplementedError
 
@@ -62,18 +99,28 @@ class Objective(Config):
         """Each term as a sum over this microbatch's examples, with metrics."""
         raise NotImplementedError
 
-    def predicted(self, length: int) -> int:
-        """Positions of a row of `length` that reach the vocabulary projection."""
+    def predicted(self, length: int) -> dict[str, float]:
+        """The expected weight of each term in a row of `length` ordinary tokens: how many predictions it asks for.
+        Budgets in predicted tokens count these, and `experiments.check` holds `weights` against them."""
         raise NotImplementedError
+
+    def projected(self, length: int) -> int:
+        """Positions of a row of `length` that reach the vocabulary projection, which FLOPs count."""
+        return math.ceil(sum(self.predicted(length).values()))
 
     def abilities(self) -> tuple[str, ...]:
         """What a model trained so can do without fine-tuning: 'fill' masks, 'sample' text."""
         return ()
 
+    def trivial(self, scores: dict[str, float], unigram: float) -> tuple[str, str, float] | None:
+        """What validation scores are to beat: (name of the score, name of the baseline, its value in the same unit).
+        unigram: entropy of the split's tokens in nats, which a model that only knows their frequencies reaches."""
+        return ("nll", "unigram entropy", unigram) if "nll" in scores else None
+
     def flops_per_row(self, body: TextModelConfig, length: int, vocab: VocabSpec) -> float:
         """Matrix-product FLOPs of a forward pass over one row: the body, and the head where something is predicted."""
         head = 2.0 * body.width * body.padded_vocab(vocab.size)
-        return length * body.flops_per_token(length) + self.predicted(length) * head
+        return length * body.flops_per_token(length) + self.projected(length) * head
 
 
 def segments_of(tokens_BL: Array, vocab: VocabSpec) -> Array:
@@ -84,15 +131,22 @@ def segments_of(tokens_BL: Array, vocab: VocabSpec) -> Array:
     return count_BL - boundary_BL if vocab.boundary_side == "end" else count_BL
 
 
-def packed_input(tokens_BL: Array, segments_BL: Array, vocab: VocabSpec, *, causal: bool) -> TextInput:
-    """A packed row as the body reads it: attention stays within a document and positions restart with each."""
-    index_L = jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)
+def positions_of(segments_BL: Array) -> Array:
+    """i32[B, L]: the place of each token in its document of a packed row, from 0."""
+    index_L = jnp.arange(segments_BL.shape[1], dtype=jnp.int32)
     begins_BL = jnp.concatenate(
         [jnp.ones_like(segments_BL[:, :1], bool), segments_BL[:, 1:] != segments_BL[:, :-1]], axis=1
     )
-    start_BL = jax.lax.cummax(jnp.where(begins_BL, index_L, 0), axis=1)
-    mask = Mask(causal=causal, valid=tokens_BL != vocab.pad_id, segments=segments_BL)
-    return TextInput(tokens_BL, index_L - start_BL, mask)
+    return index_L - jax.lax.cummax(jnp.where(begins_BL, index_L, 0), axis=1)
+
+
+def packed_input(
+    tokens_BL: Array, segments_BL: Array, vocab: VocabSpec, *, causal: bool, prefix: Array | None = None
+) -> TextInput:
+    """A packed row as the body reads it: attention stays within a document and positions restart with each.
+    prefix: bool[B, L], as in `Mask`."""
+    mask = Mask(causal=causal, valid=tokens_BL != vocab.pad_id, segments=segments_BL, prefix=prefix)
+    return TextInput(tokens_BL, positions_of(segments_BL), mask)
 
 
 def token_metrics(scores: TokenScores, labels_N: Array, weights_N: Array, vocab: VocabSpec) -> Metrics:

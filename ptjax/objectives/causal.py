@@ -40,7 +40,8 @@ class CausalLM(Objective):
     def losses(self, net, variables, batch: Batch, context: StepContext) -> Losses:
         tokens_BL, vocab = batch["tokens"], context.vocab
         inputs = self.inputs(batch, vocab)
-        hidden = net.apply(variables, inputs, train=context.train, rngs=context.rngs, method="hidden")
+        memory = batch.get("memory")
+        hidden = net.apply(variables, inputs, memory, train=context.train, rngs=context.rngs, method="hidden")
         h_ND = hidden.last[:, :-1].reshape(-1, hidden.last.shape[-1])
         labels_N, weights_N = (x.reshape(-1) for x in self._targets(tokens_BL, vocab))
         features, table, bias = net.apply(variables, h_ND, method="scores")
@@ -48,10 +49,14 @@ class CausalLM(Objective):
         totals = {"causal": jnp.sum(scores.loss * weights_N)}
         if self.z_loss:
             totals["z_loss"] = jnp.sum(scores.lse**2 * weights_N)
-        return Losses(totals, token_metrics(scores, labels_N, weights_N, vocab))
+        return Losses(totals, token_metrics(scores, labels_N, weights_N, vocab), hidden.state)
+
+    @property
+    def carries(self):
+        return True
 
     def abilities(self):
         return ("sample",)
 
     def predicted(self, length):
-        return length - 1
+        return {"causal": length - 1}

@@ -37,16 +37,17 @@ class MLM(Objective):
         return ("fill",)
 
     def predicted(self, length):
-        return round(self.rate * length)
+        return {"mlm": round(self.rate * length)}
 
     def flops_per_row(self, body, length, vocab):
         transform = 2.0 * body.width**2
-        return super().flops_per_row(body, length, vocab) + self.predicted(length) * transform
+        return super().flops_per_row(body, length, vocab) + self.projected(length) * transform
 
-    def corrupt(self, batch, keys, vocab):
+    def corrupt(self, batch, context):
         """Adds original [B, L], the tokens as they were, and positions i32[B, P] with weights f32[B, P], the chosen
         positions; P is the same for every row, and weight 0 fills up rows with fewer ordinary tokens."""
-        return batch | per_row(lambda tokens, keys: self._mask(tokens, keys, vocab), batch["tokens"], keys)
+        mask = lambda tokens, keys: self._mask(tokens, keys, context.vocab)
+        return batch | per_row(mask, batch["tokens"], context.keys)
 
     def _mask(self, tokens_BL: Array, keys_B: Array, vocab: VocabSpec) -> Batch:
         length = tokens_BL.shape[1]
@@ -60,7 +61,7 @@ class MLM(Objective):
         if self.whole_words:
             score_BL = _score_of_word(score_BL, tokens_BL, choosable_BL, vocab)
         score_BL = jnp.where(choosable_BL, score_BL, -1.0)
-        most = self.predicted(length)
+        most = self.projected(length)
         # One more than the quota: it tells whether the last word of the quota goes on.
         position_BP = jax.lax.top_k(score_BL, min(most + 1, length))[1]
         chosen_BP = jnp.arange(position_BP.shape[1]) < quota_B[:, None]
