@@ -1,29 +1,31 @@
 """Batches of token rows as a pure function of (seed, step), from a prepared corpus.
 
 The tokens of a split are one stream, kept in blocks. A *row* is `length` tokens of it, a *unit* the shortest piece of
-it that is whole rows and whole blocks. An epoch is a permutation of the rows: the units are permuted over the whole
-split, by Grain's stateless `index_shuffle`, then the rows within each window of successive units. So any step can be
-had at once, and reading stays local enough to read each block about once.
+it that is whole rows and whole blocks. Shuffled, an epoch is a permutation of the rows: the units are permuted over the
+whole split, by Grain's stateless `index_shuffle`, then the rows within each window of successive units. So any step
+can be had at once, and reading stays local enough to read each block about once. Contiguous, the split is cut in as
+many lanes as a batch has rows, and each row of the batch reads its own lane from front to back.
 """
 
-import collections
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import chz
 import numpy as np
 
 from ptjax.config import Config, UserError
+from ptjax.data.blocks import Blocks
+from ptjax.data.documents import INDEX, Documents
 from ptjax.data.manifest import Manifest
-from ptjax.data.prepare import METADATA, SHARD, TOKENIZER, Corpus, check_inputs, record_header
+from ptjax.data.prepare import METADATA, TOKENIZER, Corpus, check_inputs
 from ptjax.data.tokenizers import Tokenizer
+from ptjax.data.transforms import Transform
 
 Batch = dict[str, np.ndarray]
 
@@ -35,6 +37,9 @@ class Data(Config):
     corpus: Corpus = chz.field(doc="the prepared corpus")
     length: int = chz.field(default=128, doc="tokens a row: divides the corpus's block, or is a multiple of it")
     batch_size: int = chz.field(default=64, doc="rows a step, over all processes")
+    order: Literal["shuffled", "contiguous"] = chz.field(
+        default="shuffled", doc="contiguous: each row of a batch goes on where it stood a step ago, for a memory"
+    )
     window: int = chz.field(default=256, doc="blocks whose rows are shuffled together")
     workers: int = chz.field(default=0, doc="reader processes; 0 reads ahead in a thread, fast enough for text")
 
@@ -48,10 +53,16 @@ class Shard:
 
 
 class Pipeline:
-    """An open split of a prepared corpus.
+    """An open split of a prepared corpus, and the `Stream` of its tokens.
 
     With `shuffle` it goes on for ever, epoch after epoch, each in another order. Without, it is one sequential pass in
     which each row comes once; the last batch is filled up with rows of pad tokens and index -1.
+
+    Where data.order is 'contiguous', row b of a batch reads lane b: of B lanes of n successive rows it gives row
+    b n + t at step t of an epoch. With `shuffle` every epoch is that one, of n = rows // B, and up to B - 1 rows at the
+    end are never read; without, n is rounded up, and what is missing at the end is filled up.
+
+    `transforms` are applied to each batch in their order; those of an unshuffled pass draw as at step 0.
 
     Opening checks that every file is there in the size that was written, and that the tokenizer is the data's.
 
@@ -61,15 +72,24 @@ class Pipeline:
         rows: rows in the split. The last one may be short, then filled up with pad tokens; no other row contains any.
         batch_size: rows of a global batch.
         length: tokens of a row.
-        steps_per_epoch: batches that cover the split once, rounded up.
+        steps_per_epoch: batches that cover the split once, rounded up; whole lanes where contiguous and repeated.
         fingerprint: hash of data, tokenizer, split and length: what index i of this split means.
 
     Raises:
         UserError: not prepared, prepared from other inputs, damaged; a length that does not fit the blocks.
     """
 
-    def __init__(self, data: Data, split: str = "train", *, seed: int = 0, shuffle: bool = True):
+    def __init__(
+        self,
+        data: Data,
+        split: str = "train",
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        transforms: Sequence[Transform] = (),
+    ):
         self.data, self.split, self.seed, self.shuffle = data, split, seed, shuffle
+        self.transforms = tuple(transforms)
         folder = Path(data.corpus.path).expanduser()
         manifest = Manifest.load(folder)
         if manifest is None or not manifest.complete:
@@ -99,25 +119,38 @@ class Pipeline:
         self.block = self.metadata["block"]
         tokens = self.metadata["splits"][split]["tokens"]
         self.rows = -(-tokens // self.length) if self.length > 0 else 0
-        self.steps_per_epoch = -(-self.rows // self.batch_size) if self.batch_size > 0 else 0
         _check_sizes(self, tokens)
+        self.steps_per_epoch = -(-self.rows // self.batch_size)
+        if data.order == "contiguous" and shuffle:
+            self.steps_per_epoch = self.rows // self.batch_size
         self.unit_rows = max(self.block // self.length, 1)  # rows of a unit
         self.unit_blocks = max(self.length // self.block, 1)  # blocks of a unit
         self._order = Order(self.rows, self.unit_rows, max(data.window // self.unit_blocks, 1), seed)
         self.fingerprint = hashlib.sha256(f"{manifest.fingerprint()} {split} {self.length}".encode()).hexdigest()
-
-        self._blocks = _Blocks(folder, split, self.metadata, capacity=2 * data.window)
+        shard_blocks, dtype = self.metadata["splits"][split]["shard_blocks"], self.metadata["dtype"]
+        open_blocks = functools.partial(Blocks, folder, split, shard_blocks, self.block, dtype)
+        # Rows come back to a block within the window, or from each lane again and again.
+        self._blocks = open_blocks(capacity=2 * max(data.window, data.batch_size))
+        self._stray_blocks = open_blocks(capacity=64)  # of the stream: does not wash out the rows' blocks
+        index = INDEX.format(split=split)
+        self._index = folder / index if index in manifest.files else None
+        for transform in self.transforms:
+            transform.check(self)
 
     def __reduce__(self):  # a worker process opens the files itself
-        return functools.partial(Pipeline, seed=self.seed, shuffle=self.shuffle), (self.data, self.split)
+        options = dict(seed=self.seed, shuffle=self.shuffle, transforms=self.transforms)
+        return functools.partial(Pipeline, **options), (self.data, self.split)
 
     def row_ids(self, start: int, stop: int) -> np.ndarray:
         """int32[stop - start]: rows of the split at these positions, counted over all epochs; -1 behind the end of an
         unshuffled pass."""
-        if not self.shuffle:
-            positions = np.arange(start, stop, dtype=np.int32)
-            return np.where(positions < self.rows, positions, np.int32(-1))
-        return self._order.rows_at(start, stop)
+        if self.shuffle and self.data.order == "shuffled":
+            return self._order.rows_at(start, stop)
+        rows = np.arange(start, stop)
+        if self.data.order == "contiguous":
+            step, lane = np.divmod(rows, self.batch_size)
+            rows = lane * self.steps_per_epoch + step % self.steps_per_epoch
+        return np.where(rows < self.rows, rows, -1).astype(np.int32)
 
     def read_rows(self, rows: np.ndarray) -> np.ndarray:
         """int32[b, L]: the tokens of these rows; pad tokens for row -1."""
@@ -136,6 +169,38 @@ class Pipeline:
             for k in range(len(row_blocks)):
                 tokens[i, k * self.block : (k + 1) * self.block] = next(blocks)
         return tokens
+
+    @functools.cached_property
+    def _documents(self) -> Documents:
+        if self._index is None:
+            raise UserError(
+                f"{self.data.corpus.path} was prepared without an index of its documents, which sentence pairs need: "
+                "run `python -m experiments.prepare` with its config again, which adds it and leaves the rest as it is"
+            )
+        split = self.metadata["splits"][self.split]
+        return Documents(self._index, self._stray_blocks, self.block, split["documents"], split["tokens"], self.vocab)
+
+    @property
+    def documents(self) -> int:
+        """How many there are in the split. Raises UserError where the corpus was prepared without their index."""
+        return len(self._documents)
+
+    def document_of(self, position: int) -> int:
+        """The number of the document that the token at `position` of the stream belongs to."""
+        return self._documents.number(position)
+
+    def document(self, number: int) -> tuple[int, int]:
+        """[start, stop) of a document in the stream, its boundary token included."""
+        return self._documents.span(number)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """int32[stop - start]: tokens of the stream, or fewer at its end."""
+        stop = min(stop, self.metadata["splits"][self.split]["tokens"])
+        first = start // self.block
+        blocks = self._stray_blocks.get(list(range(first, -(-stop // self.block))))
+        if not blocks:
+            return np.zeros(0, np.int32)
+        return np.concatenate(blocks)[start - first * self.block : stop - first * self.block].astype(np.int32)
 
     def iterate(
         self, start: int = 0, stop: int | None = None, shard: Shard = Shard(), workers: int | None = None
@@ -170,8 +235,8 @@ def batch_at(pipeline: Pipeline, step: int, shard: Shard = Shard()) -> Batch:
     """The shard's rows of the global batch of a step, a pure function of (the pipeline's seed, step).
 
     Returns:
-        'index' int32[b], the row's number in the split, the same in every epoch (-1: a row that only fills up), and
-        'tokens' int32[b, L], with b = batch_size / shard.count.
+        'index' int32[b], the row's number in the split, the same in every epoch (-1: a row that only fills up),
+        'tokens' int32[b, L], with b = batch_size / shard.count, and what the transforms add.
 
     Raises:
         UserError: a batch size that is no multiple of the shards. IndexError: behind the end of an unshuffled pass.
@@ -181,7 +246,10 @@ def batch_at(pipeline: Pipeline, step: int, shard: Shard = Shard()) -> Batch:
         raise IndexError(f"step {step}: the pass over {pipeline.split} has {pipeline.steps_per_epoch} steps")
     start = step * pipeline.batch_size + shard.index * size
     rows = pipeline.row_ids(start, start + size)
-    return {"index": rows, "tokens": pipeline.read_rows(rows)}
+    batch = {"index": rows, "tokens": pipeline.read_rows(rows)}
+    for transform in pipeline.transforms:
+        batch = transform(batch, pipeline, pipeline.seed, step if pipeline.shuffle else 0)
+    return batch
 
 
 def _shard_size(pipeline: Pipeline, shard: Shard) -> int:
@@ -243,59 +311,6 @@ class _Reader:
         return batch_at(self.pipeline, int(step), self.shard)
 
 
-class _Blocks:
-    """Blocks of a split by number, the latest kept, as the rows of a block are wanted at different times."""
-
-    def __init__(self, folder: Path, split: str, metadata: dict, capacity: int):
-        self._sizes = metadata["splits"][split]["shard_blocks"]  # the same for all files but the last
-        self._paths = [os.fspath(folder / SHARD.format(split=split, index=i)) for i in range(len(self._sizes))]
-        self._reader = functools.lru_cache(maxsize=256)(self._open)  # a process may not have many more files open
-        self._dtype, self._capacity = np.dtype(metadata["dtype"]), capacity
-        self._header = record_header(metadata["block"], self._dtype)
-        self._record_size = len(self._header) + metadata["block"] * self._dtype.itemsize
-        self._cache: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return sum(self._sizes)
-
-    def get(self, numbers: list[int]) -> list[np.ndarray]:
-        """The blocks, each uint16 or int32 [block]."""
-        with self._lock:
-            missing = set(numbers) - self._cache.keys()
-            found = dict(self._read(sorted(missing)))
-            for n in set(numbers) - missing:
-                found[n] = self._cache[n]
-                self._cache.move_to_end(n)
-            for n in missing:
-                self._cache[n] = found[n]
-            while len(self._cache) > self._capacity:
-                self._cache.popitem(last=False)
-        return [found[n] for n in numbers]
-
-    def _read(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        for shard, group in itertools.groupby(numbers, lambda n: n // self._sizes[0]):
-            wanted = list(group)
-            try:
-                records = self._reader(shard).read([n % self._sizes[0] for n in wanted])
-            except (RuntimeError, ValueError, IndexError) as error:
-                raise UserError(
-                    f"{self._paths[shard]} is damaged ({error}): restore it, or prepare the corpus again; "
-                    "`python -m experiments.prepare --verify` checks all files"
-                ) from error
-            for n, record in zip(wanted, records):
-                assert len(record) == self._record_size and record.startswith(self._header), self._paths[shard]
-                yield n, np.frombuffer(record, self._dtype, offset=len(self._header))
-
-    def _open(self, shard: int):
-        from array_record.python.array_record_module import ArrayRecordReader
-
-        # Without read-ahead: this is random access.
-        return ArrayRecordReader(
-            self._paths[shard], "readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=1 << 15
-        )
-
-
 def _own_memory(batches) -> Iterator[Batch]:
     """Copies of batches that a worker process shares, as their memory is gone with the object that holds it."""
     try:
@@ -343,3 +358,8 @@ def _check_sizes(pipeline: Pipeline, tokens: int) -> None:
         raise UserError(f"window={pipeline.data.window}: at least 1 block")
     if tokens == 0:
         raise UserError(f"the split {pipeline.split!r} of {pipeline.data.corpus.path} is empty")
+    if pipeline.data.order == "contiguous" and pipeline.shuffle and pipeline.rows < pipeline.batch_size:
+        raise UserError(
+            f"batch_size={pipeline.batch_size}: in contiguous order every row of a batch reads its own part of the "
+            f"split, which has {pipeline.rows} rows of length={pipeline.length}: use {pipeline.rows} or less"
+        )

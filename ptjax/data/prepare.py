@@ -13,7 +13,6 @@ import hashlib
 import heapq
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,13 +23,14 @@ import numpy as np
 
 import ptjax
 from ptjax.config import Config, UserError, to_json
+from ptjax.data.blocks import SHARD, Blocks, token_dtype, token_features, write_blocks
+from ptjax.data.documents import INDEX, write_index
 from ptjax.data.manifest import Manifest
 from ptjax.data.sources import Document, Source
 from ptjax.data.tokenizers import SentencePiece, Side, Tokenizer
 
 TOKENIZER, METADATA = "tokenizer.model", "metadata.json"
-SHARD = "tokens-{split}.array_record-{index:05d}"
-_SHARD_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"  # the same, as TFDS writes it
+_SHARD_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"  # blocks.SHARD, as TFDS writes it
 _SEGMENT = 1 << 15  # characters encoded at a time: SentencePiece slows down on longer texts
 _BATCH = 1 << 20  # characters that a thread takes at a time
 _CHUNK = 1 << 16  # characters: grain of the tokenizer's training sample
@@ -139,6 +139,7 @@ def prepare(
             )
         manifest.check(folder)
         if manifest.complete:
+            _index_documents(corpus, folder, manifest, Tokenizer(folder / TOKENIZER, corpus.boundary))
             return Report(json.loads((folder / METADATA).read_text()), {}, 0)
         seconds["read"], clock = time.perf_counter() - clock, time.perf_counter()
 
@@ -155,6 +156,7 @@ def prepare(
             for split in _splits(corpus):
                 in_order = functools.partial(_in_order, pool, 8 * threads, encode)
                 encoded += _write_split(corpus, split, folder, manifest, tokenizer, in_order, progress)
+        _index_documents(corpus, folder, manifest, tokenizer)
         metadata = _finish(corpus, folder, manifest, tokenizer)
         seconds["encode"] = time.perf_counter() - clock
         return Report(metadata, seconds, encoded)
@@ -343,7 +345,7 @@ def _write_split(
         state.update(after, shard_blocks=[*state["shard_blocks"], len(blocks)])
         manifest.progress[split] = dict(state)
         name = SHARD.format(split=split, index=index)
-        manifest.commit(folder, _write_records(folder / f"{name}.partial", blocks))
+        manifest.commit(folder, write_blocks(folder / f"{name}.partial", blocks))
 
     for number, encoded in enumerate(encode(batches), start=first):
         pieces.append(encoded.tokens[skip:])
@@ -368,46 +370,20 @@ def _write_split(
 # Files.
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
-    """What tokens are stored as."""
-    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.int32)
-
-
-def token_features(block: int, dtype: np.dtype):
-    """The data set's TFDS features: a block of tokens as bytes, read ten times faster than a list of numbers."""
-    import tensorflow_datasets as tfds
-
-    return tfds.features.FeaturesDict(
-        {"tokens": tfds.features.Tensor(shape=(block,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)}
-    )
-
-
-def record_header(block: int, dtype: np.dtype) -> bytes:
-    """What stands before the tokens in every record: the rest of a tf.train.Example is the same for all blocks."""
-    tokens = np.arange(block, dtype=dtype)
-    record = token_features(block, dtype).serialize_example({"tokens": tokens})
-    assert record.endswith(tokens.tobytes())
-    return record[: -tokens.nbytes]
-
-
-def _write_records(path: Path, blocks: np.ndarray) -> Path:
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    need, free = 2 * blocks.nbytes, shutil.disk_usage(path.parent).free
-    if free < need:
-        raise OSError(errno.ENOSPC, f"{free >> 20} MiB free, the next file takes up to {(need >> 20) + 1} MiB")
-    header = record_header(blocks.shape[1], blocks.dtype)
-    writer = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
-    for block in blocks:
-        writer.write(header + block.tobytes())
-    writer.close()
-    return path
-
-
 def _write(folder: Path, manifest: Manifest, name: str, data: bytes) -> None:
     partial = folder / f"{name}.partial"
     partial.write_bytes(data)
     manifest.commit(folder, partial)
+
+
+def _index_documents(corpus: Corpus, folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> None:
+    """Writes what is missing of the document indexes, also for a corpus that was prepared before there were any."""
+    for split, state in manifest.progress.items():
+        name = INDEX.format(split=split)
+        if name not in manifest.files:
+            dtype = token_dtype(tokenizer.vocab.size)
+            blocks = Blocks(folder, split, state["shard_blocks"], corpus.block, dtype, capacity=0)
+            manifest.commit(folder, write_index(folder / f"{name}.partial", blocks, tokenizer.vocab.boundary_id))
 
 
 def _finish(corpus: Corpus, folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> dict:

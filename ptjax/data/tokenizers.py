@@ -19,6 +19,7 @@ Side = Literal["end", "begin"]
 
 CONTROL_PIECES = ("<pad>", "<unk>", "<s>", "</s>", "<mask>", "<cls>", "<sep>")  # ids 0 to 6, in this order
 SPACE = "\u2581"  # how SentencePiece writes a space inside a piece
+_SENTENCE_ENDS = (".", "!", "?", "\u3002", "\uff01", "\uff1f")  # the latter as Chinese and Japanese write them
 _STANDALONE = ("\n", "\t")  # user-defined symbols: a piece of their own wherever they stand
 _LINE_BYTES = 4096  # SentencePiece skips longer training lines (default of max_sentence_length: 4192)
 _TRAINER_THREADS = 4  # a constant: the sums of the EM algorithm, so the model, depend on the number of threads
@@ -44,6 +45,7 @@ class VocabSpec:
     special_ids: tuple[int, ...]  # control pieces and unk: never corrupted, never drawn as a random replacement
     starts_word: np.ndarray  # bool[size]: the piece begins a unit
     ends_word: np.ndarray  # bool[size]: whatever follows begins a unit (punctuation, newline, control pieces)
+    ends_sentence: np.ndarray  # bool[size]: the piece's text ends with . ! or ?, or contains a newline
     piece_bytes: np.ndarray  # int32[size]: UTF-8 bytes of text that the piece stands for; control 0, byte pieces 1
     extra: int = 0  # how many of the last ids are an objective's own: sentinels, mode tokens
 
@@ -62,13 +64,14 @@ class VocabSpec:
             special_ids=self.special_ids + ids,
             starts_word=np.append(self.starts_word, flags),
             ends_word=np.append(self.ends_word, flags),
+            ends_sentence=np.append(self.ends_sentence, ~flags),
             piece_bytes=np.append(self.piece_bytes, np.zeros(extra, np.int32)),
         )
 
     @classmethod
     def synthetic(cls, size: int, boundary_side: Side = "end") -> "VocabSpec":
         """A vocabulary without a tokenizer, for tests and benchmarks: ids 0 to 6 as `CONTROL_PIECES`, then pieces of
-        1 to 4 bytes of which two in three begin a word. `size` is at least 8."""
+        1 to 4 bytes of which two in three begin a word and one in eight ends a sentence. `size` is at least 8."""
         ids = np.arange(size)
         control = ids < len(CONTROL_PIECES)
         return cls(
@@ -85,6 +88,7 @@ class VocabSpec:
             special_ids=tuple(range(len(CONTROL_PIECES))),
             starts_word=control | (ids % 3 != 0),
             ends_word=control,
+            ends_sentence=~control & (ids % 8 == 0),
             piece_bytes=np.where(control, 0, 1 + ids % 4).astype(np.int32),
         )
 
@@ -249,6 +253,7 @@ class Tokenizer:
             special_ids=tuple(np.flatnonzero(special).tolist()),
             starts_word=alone | np.array([piece.startswith(SPACE) for piece in pieces]),
             ends_word=alone,
+            ends_sentence=~special & np.array([piece.endswith(_SENTENCE_ENDS) or "\n" in piece for piece in pieces]),
             piece_bytes=np.where(special, 0, np.where(byte, 1, text_bytes)).astype(np.int32),
         )
 

@@ -1,10 +1,14 @@
 """Ragged work on the host: what turns a batch of rows into what an objective poses its question about."""
 
-from typing import Protocol
+import dataclasses
+from typing import Literal, Protocol
 
 import numpy as np
 
+from ptjax.config import UserError
 from ptjax.data.tokenizers import VocabSpec
+
+Batch = dict[str, np.ndarray]
 
 
 class Stream(Protocol):
@@ -12,7 +16,10 @@ class Stream(Protocol):
 
     vocab: VocabSpec
     length: int  # tokens of a row; row i is [i * length, (i + 1) * length)
-    documents: int
+
+    @property
+    def documents(self) -> int:
+        """How many there are."""
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """int32[stop - start], or less at the end of the stream."""
@@ -27,6 +34,123 @@ class Stream(Protocol):
 class Transform(Protocol):
     """A frozen value that travels to reader processes. Draws from (seed, step, batch['index']) alone."""
 
-    def __call__(self, batch: dict[str, np.ndarray], stream: Stream, seed: int, step: int) -> dict[str, np.ndarray]:
+    def check(self, stream: Stream) -> None:
+        """Raises UserError where this stream cannot give what the transform makes of it."""
+
+    def __call__(self, batch: Batch, stream: Stream, seed: int, step: int) -> Batch:
         """The batch with arrays added, each [b, ...] of a static shape; 'tokens' stays as it is. Rows with index -1
         only fill up."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SentencePairs:
+    """A pair of sentences A, B from each row, and a question about it.
+
+    The longest piece of one document in the row is cut at a sentence end, any one as likely as another, or at a word
+    where no sentence ends. In half of the rows (label 0) A and B are its two parts. In the others (label 1), B is
+
+    'next': text of another document, each as likely, from a random sentence start, as long as the true one or to its
+    document's end: next sentence prediction (BERT; Devlin et al., 2019).
+    'order': the first part, and A the second: sentence order prediction (ALBERT; Lan et al., 2020).
+
+    "Sentence" is BERT's word for a span of text: A and B together fill the row where they can. What is too long by the
+    three control tokens is taken off the longer one, each token from its front or its back (as in BERT's code).
+
+    Adds:
+        pair_tokens int32[b, L]: [CLS] A [SEP] B [SEP], then padding, with L the row length.
+        pair_types int32[b, L]: 1 for B and the [SEP] behind it, else 0.
+        pair_label int32[b]: 0 where B follows A, 1 where it does not.
+        pair_weight float32[b]: 0 for a row that gives no pair, less than two words of one document; then all padding.
+    """
+
+    kind: Literal["next", "order"]
+
+    def check(self, stream: Stream) -> None:
+        if stream.length < 5:
+            raise UserError(f"length={stream.length}: a sentence pair and its control tokens need 5 at least")
+        if self.kind == "next" and stream.documents < 2:
+            raise UserError(
+                "next sentence prediction takes sentences from another document, but there is one alone in a split: "
+                "prepare it with smaller documents (TextFiles: source.documents=blank_line) or use SOP"
+            )
+
+    def __call__(self, batch: Batch, stream: Stream, seed: int, step: int) -> Batch:
+        rows, vocab = batch["tokens"], stream.vocab
+        shape = rows.shape
+        tokens, types = np.full(shape, vocab.pad_id, np.int32), np.zeros(shape, np.int32)
+        label, weight = np.zeros(shape[0], np.int32), np.zeros(shape[0], np.float32)
+        starts, stops = _longest_pieces(rows, vocab)
+        for i, index in enumerate(batch["index"].tolist()):
+            piece = rows[i, starts[i] : stops[i]]
+            cuts = _sentence_starts(piece, vocab) if index >= 0 else []
+            if not len(cuts):
+                continue
+            bits = _bits(seed, step, index)
+            cut = cuts[_below(len(cuts), bits[0])]
+            a, b = piece[:cut], piece[cut:]
+            label[i], weight[i] = bits[1] & 1, 1.0
+            if label[i] and self.kind == "order":
+                a, b = b, a
+            elif label[i]:
+                own = stream.document_of(index * stream.length + int(starts[i]))
+                b = _from_another(stream, own, len(b), bits[2], bits[3])
+            a, b = _truncated(a, b, shape[1] - 3, bits[1] >> 1)
+            middle, end = len(a) + 2, len(a) + len(b) + 3
+            tokens[i, 0], tokens[i, middle - 1], tokens[i, end - 1] = vocab.cls_id, vocab.sep_id, vocab.sep_id
+            tokens[i, 1 : middle - 1], tokens[i, middle : end - 1] = a, b
+            types[i, middle:end] = 1
+        return batch | {"pair_tokens": tokens, "pair_types": types, "pair_label": label, "pair_weight": weight}
+
+
+def _longest_pieces(rows_BL: np.ndarray, vocab: VocabSpec) -> tuple[np.ndarray, np.ndarray]:
+    """[start, stop) of each row's longest run without a boundary or padding, [b] each."""
+    outside_BL = (rows_BL == vocab.boundary_id) | (rows_BL == vocab.pad_id)
+    place_L = np.arange(rows_BL.shape[1])
+    last_outside_BL = np.maximum.accumulate(np.where(outside_BL, place_L, -1), axis=1)
+    run_BL = place_L - last_outside_BL  # tokens of the run so far
+    stop_B = run_BL.argmax(axis=1) + 1
+    return stop_B - run_BL.max(axis=1), stop_B
+
+
+def _sentence_starts(tokens: np.ndarray, vocab: VocabSpec) -> np.ndarray:
+    """Places but the first where a sentence begins, or a word where no sentence does."""
+    ends = vocab.ends_sentence[tokens]
+    found = np.flatnonzero(ends[:-1] & ~ends[1:]) + 1  # "...\n" ends one sentence, not four
+    if not len(found):
+        found = np.flatnonzero(vocab.starts_word[tokens[1:]] | vocab.ends_word[tokens[:-1]]) + 1
+    return found
+
+
+def _from_another(stream: Stream, own: int, length: int, document_bits: int, place_bits: int) -> np.ndarray:
+    """At most `length` tokens from the first sentence start at or behind a random place of a random other document."""
+    number = _below(stream.documents - 1, document_bits)
+    start, stop = stream.document(number + (number >= own))
+    if stream.vocab.boundary_side == "end":
+        stop -= 1
+    else:
+        start += 1
+    # Drawn from where so many tokens can follow, so that B's length tells little about the label.
+    place = start + _below(max(stop - start - length, 0) + 1, place_bits)
+    if place > start:
+        found = _sentence_starts(stream.read(place - 1, min(place + length, stop)), stream.vocab)
+        place += int(found[0]) - 1 if len(found) else 0
+    return stream.read(place, min(place + length, stop))
+
+
+def _truncated(a: np.ndarray, b: np.ndarray, length: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """a and b with at most `length` tokens in all."""
+    while len(a) + len(b) > length:
+        kept = slice(1, None) if bits & 1 else slice(None, -1)
+        a, b = (a[kept], b) if len(a) > len(b) else (a, b[kept])
+        bits >>= 1
+    return a, b
+
+
+def _bits(seed: int, step: int, index: int) -> list[int]:
+    """Four random numbers of 64 bits, the same on any machine: a block of Philox (Salmon et al., 2011)."""
+    return np.random.Philox(key=[seed, step], counter=[index, 0, 0, 0]).random_raw(4).tolist()
+
+
+def _below(n: int, bits: int) -> int:
+    """A number in range(n) from 64 random bits."""
+    return n * bits >> 64

@@ -13,9 +13,10 @@ import pytest
 
 from ptjax.config import UserError, to_json
 from ptjax.data import prepare as module
+from ptjax.data.blocks import record_header, token_dtype, token_features
 from ptjax.data.manifest import Manifest
 from ptjax.data.pipeline import Data, Pipeline
-from ptjax.data.prepare import Corpus, prepare, record_header, token_dtype, token_features, verify
+from ptjax.data.prepare import Corpus, prepare, verify
 from ptjax.data.sources import TextFiles
 from ptjax.data.tokenizers import SentencePiece, Tokenizer
 
@@ -97,6 +98,7 @@ KILLED = """
 import os, signal, sys
 from ptjax.config import from_json
 from ptjax.data import prepare as module
+from ptjax.data.blocks import record_header, token_dtype, token_features
 from ptjax.data.manifest import Manifest
 
 module._BATCH = int(sys.argv[3])
