@@ -11,32 +11,29 @@ from ptjax.data.tokenizers import VocabSpec
 from ptjax.models.electra_net import electra_net, generator_config, sample
 from ptjax.objectives.base import Objective, StepContext, packed_input, segments_of
 from ptjax.objectives.cross_entropy import cross_entropy
-from ptjax.objectives.mlm import MLM
+from ptjax.objectives.masking import MaskedObjective, ordinary
 from ptjax.types import Array, Batch, Losses, TextInput
 
 
 @chz.chz
-class RTD(Objective):
-    """Clark et al., 2020: a generator learns masked language modelling and fills the masks by sampling; the body, the
-    discriminator, says of every token whether it was replaced. A sample that happens to be right counts as original.
+class RTD(MaskedObjective):
+    """Clark et al., 2020: a generator learns masked language modelling and fills what is hidden by sampling; the body,
+    the discriminator, says of every token whether it was replaced. A sample that happens to be right is original.
 
-    Both read one embedding table, and no gradient passes through the samples. As in the authors' code 85 % of the
-    chosen positions are shown to the generator as the mask, the others as they are, and all are sampled anew; unlike
-    there, special ids are never drawn.
+    Both read one embedding table, and no gradient passes through the samples. As in the authors' code the generator
+    sees 85 % of the hidden as the mask and the others as they are, and all of them are sampled; unlike there, special
+    ids are never drawn.
     """
 
-    rate: float = chz.field(default=0.15, doc="share of ordinary tokens that the generator fills in")
-    mask_share: float = chz.field(default=0.85, doc="share of those that the generator sees as the mask")
+    mask_share: float = chz.field(default=0.85, doc="share of the hidden that the generator sees as the mask")
+    random_share: float = chz.field(default=0.0, doc="share of the hidden that it sees as a random piece")
     generator: float = chz.field(default=0.25, doc="its width, heads and hidden units as a share of the body's")
     coefficient: float = chz.field(default=50.0, doc="of the discriminator's loss; the generator's has 1")
 
     @chz.validate
-    def _shares(self):
-        for name in ("rate", "generator"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in (0, 1], not {getattr(self, name)}")
-        if not 0 <= self.mask_share <= 1:
-            raise ValueError(f"mask_share must be in [0, 1], not {self.mask_share}")
+    def _sizes(self):
+        if not 0 < self.generator <= 1:
+            raise ValueError(f"generator must be in (0, 1], not {self.generator}")
         if self.coefficient < 0:
             raise ValueError(f"coefficient must be at least 0, not {self.coefficient}")
 
@@ -44,10 +41,10 @@ class RTD(Objective):
         return {"discriminator": self.coefficient}
 
     def predicted(self, length):
-        return {"generator": round(self.rate * length), "discriminator": length}
+        return {"generator": self.mean_hidden(length), "discriminator": length}
 
     def projected(self, length):
-        return round(self.rate * length)
+        return self.most_hidden(length)
 
     def flops_per_row(self, body, length, vocab):
         small, chosen = generator_config(body, self.generator), self.projected(length)
@@ -61,9 +58,10 @@ class RTD(Objective):
     def corrupt(self, batch, context):
         """Adds original, positions and weights as `MLM` does, and noise: u32[B, K], a key of each row's own with which
         the generator's distribution will be sampled."""
-        question = MLM(rate=self.rate, mask_share=self.mask_share, random_share=0.0)
+        tokens_BL, vocab = batch["tokens"], context.vocab
         noise_B = jax.vmap(lambda key: jax.random.fold_in(key, 1))(context.keys)
-        return question.corrupt(batch, context) | {"noise": jax.random.key_data(noise_B)}
+        hidden = self.masked(tokens_BL, ordinary(tokens_BL, vocab), context)
+        return batch | hidden | {"noise": jax.random.key_data(noise_B)}
 
     def _inputs(self, tokens_BL: Array, batch: Batch, vocab: VocabSpec) -> TextInput:
         return packed_input(tokens_BL, segments_of(batch["original"], vocab), vocab, causal=False)
