@@ -9,7 +9,7 @@ import numpy as np
 
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.models.electra_net import electra_net, generator_config, sample
-from ptjax.objectives.base import Objective, StepContext, packed_input, segments_of
+from ptjax.objectives.base import StepContext, packed_input, segments_of
 from ptjax.objectives.cross_entropy import cross_entropy
 from ptjax.objectives.masking import MaskedObjective, ordinary
 from ptjax.types import Array, Batch, Losses, TextInput
