@@ -1,6 +1,10 @@
 from ptjax.objectives.base import Objective, StepContext
 from ptjax.objectives.causal import CausalLM
+from ptjax.objectives.diffusion import MaskedDiffusion
+from ptjax.objectives.hybrid import Hybrid
 from ptjax.objectives.mlm import MLM
+from ptjax.objectives.prefix import PrefixLM
+from ptjax.objectives.nsp import NSP, SOP
 from ptjax.objectives.rtd import RTD
 
-__all__ = ["CausalLM", "MLM", "Objective", "RTD", "StepContext"]
+__all__ = ["CausalLM", "Hybrid", "MLM", "MaskedDiffusion", "NSP", "Objective", "PrefixLM", "RTD", "SOP", "StepContext"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Literal
 
 import chz
 import jax
@@ -111,6 +112,18 @@ class Objective(Config):
     def abilities(self) -> tuple[str, ...]:
         """What a model trained so can do without fine-tuning: 'fill' masks, 'sample' text."""
         return ()
+
+    @property
+    def shift(self) -> int:
+        """How far to the left of a mask stands the hidden state that fills it: 0, or 1 where states predict the next
+        token."""
+        return 0
+
+    @property
+    def decoding(self) -> Literal["causal", "prefix", "unmask"]:
+        """How text is sampled: from left to right; so, with a prompt that is read in both directions; or by taking
+        masks away in random order."""
+        return "causal"
 
     def trivial(self, scores: dict[str, float], unigram: float) -> tuple[str, str, float] | None:
         """What validation scores are to beat: (name of the score, name of the baseline, its value in the same unit).

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.models.heads import language_model
 from ptjax.objectives.base import Objective, StepContext, packed_input, segments_of, token_metrics
-from ptjax.objectives.cross_entropy import cross_entropy
-from ptjax.types import Array, Batch, Losses
+from ptjax.objectives.cross_entropy import TokenScores, cross_entropy
+from ptjax.types import Array, Batch, Losses, PyTree, TextInput
 
 
 @chz.chz
@@ -23,15 +23,8 @@ class CausalLM(Objective):
     def inputs(self, batch, vocab):
         return packed_input(batch["tokens"], segments_of(batch["tokens"], vocab), vocab, causal=True)
 
-    def _targets(self, tokens_BL: Array, vocab: VocabSpec) -> tuple[Array, Array]:
-        """(labels, weights), [B, L - 1]: the next token, where it is of the same document and not padding."""
-        segments_BL = segments_of(tokens_BL, vocab)
-        labels = tokens_BL[:, 1:]
-        same = segments_BL[:, 1:] == segments_BL[:, :-1]
-        return labels, (same & (labels != vocab.pad_id)).astype(jnp.float32)
-
     def weights(self, batch, vocab):
-        weight = self._targets(batch["tokens"], vocab)[1].sum()
+        weight = following(batch["tokens"], vocab).sum()
         return {"causal": weight} | ({"z_loss": weight} if self.z_loss else {})
 
     def net(self, body, vocab):
@@ -39,17 +32,14 @@ class CausalLM(Objective):
 
     def losses(self, net, variables, batch: Batch, context: StepContext) -> Losses:
         tokens_BL, vocab = batch["tokens"], context.vocab
-        inputs = self.inputs(batch, vocab)
-        memory = batch.get("memory")
-        hidden = net.apply(variables, inputs, memory, train=context.train, rngs=context.rngs, method="hidden")
-        h_ND = hidden.last[:, :-1].reshape(-1, hidden.last.shape[-1])
-        labels_N, weights_N = (x.reshape(-1) for x in self._targets(tokens_BL, vocab))
-        features, table, bias = net.apply(variables, h_ND, method="scores")
-        scores = cross_entropy(features, table, bias, labels_N, size=vocab.size, smoothing=self.label_smoothing)
+        inputs, memory = self.inputs(batch, vocab), batch.get("memory")
+        smoothing = self.label_smoothing
+        scores, state = next_token_scores(net, variables, inputs, tokens_BL, context, memory, smoothing=smoothing)
+        weights_N = following(tokens_BL, vocab).reshape(-1)
         totals = {"causal": jnp.sum(scores.loss * weights_N)}
         if self.z_loss:
             totals["z_loss"] = jnp.sum(scores.lse**2 * weights_N)
-        return Losses(totals, token_metrics(scores, labels_N, weights_N, vocab), hidden.state)
+        return Losses(totals, token_metrics(scores, tokens_BL[:, 1:].reshape(-1), weights_N, vocab), state)
 
     @property
     def carries(self):
@@ -60,3 +50,29 @@ class CausalLM(Objective):
 
     def predicted(self, length):
         return {"causal": length - 1}
+
+
+def following(tokens_BL: Array, vocab: VocabSpec) -> Array:
+    """f32[B, L - 1]: 1 where the next token is of the same document and not padding."""
+    segments_BL = segments_of(tokens_BL, vocab)
+    same_BM = segments_BL[:, 1:] == segments_BL[:, :-1]
+    return (same_BM & (tokens_BL[:, 1:] != vocab.pad_id)).astype(jnp.float32)
+
+
+def next_token_scores(
+    net,
+    variables: PyTree,
+    inputs: TextInput,
+    original_BL: Array,
+    context: StepContext,
+    state: PyTree = None,
+    *,
+    smoothing: float = 0.0,
+) -> tuple[TokenScores, PyTree]:
+    """(scores [B * (L - 1)], the body's new state): original_BL[:, i + 1] from the hidden state at i."""
+    hidden = net.apply(variables, inputs, state, train=context.train, rngs=context.rngs, method="hidden")
+    h_ND = hidden.last[:, :-1].reshape(-1, hidden.last.shape[-1])
+    features, table, bias = net.apply(variables, h_ND, method="scores")
+    labels_N = original_BL[:, 1:].reshape(-1)
+    scores = cross_entropy(features, table, bias, labels_N, size=context.vocab.size, smoothing=smoothing)
+    return scores, hidden.state

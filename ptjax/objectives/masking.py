@@ -81,11 +81,10 @@ class MaskedObjective(Objective):
         f32[B, P], what is to be predicted: P is `most_hidden(L)`, and weight 0 fills up rows with fewer.
         Draws from fold_in(key, 0) of each row's key: who needs more numbers takes 1 and up.
         """
-        keys_B = context.keys
+        keys_B = jax.vmap(lambda key: jax.random.fold_in(key, 0))(context.keys)
         if self.static_masks is not None:
             which_B = jax.vmap(lambda key: jax.random.randint(key, (), 0, self.static_masks))(keys_B)
             keys_B = jax.vmap(jax.random.fold_in)(context.fixed_keys, which_B)
-        keys_B = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys_B)
         quota_B = self._quota(hideable_BL, context.progress)
         hide = lambda *rows: self._hide(*rows, context.vocab)
         return per_row(hide, tokens_BL, hideable_BL, quota_B, keys_B)
@@ -134,8 +133,8 @@ class MaskedObjective(Objective):
         }
 
     def units(self, tokens_BL: Array, hideable_BL: Array, keys_B: Array, vocab: VocabSpec) -> tuple[Array, Array]:
-        """Two i32[B, L]: where the word of each token begins, and the unit. What must not be hidden stands alone; tokens
-        are words of one where that is the unit."""
+        """Two i32[B, L]: where the word of each token begins, and the unit. What must not be hidden stands alone, and
+        with single tokens for units each is a word."""
         index_L = jnp.arange(tokens_BL.shape[1])
         if self.unit == "token":
             return (jnp.broadcast_to(index_L, tokens_BL.shape),) * 2
