@@ -51,11 +51,15 @@ class TextModelConfig(ModelConfig):
         for name in ("layers", "width", "heads", "hidden", "max_length", "vocab_multiple"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.width % self.heads:
-            raise ValueError(f"width={self.width} is not divisible by heads={self.heads}")
+        self.check_heads()
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+
+    def check_heads(self) -> None:
+        """Raises ValueError where the heads do not fit the width."""
+        if self.width % self.heads:
+            raise ValueError(f"width={self.width} is not divisible by heads={self.heads}")
 
     @property
     def memory_length(self) -> int:

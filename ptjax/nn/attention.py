@@ -59,15 +59,27 @@ def allowed(mask: Mask, length: int, keys: int, used: Array | None = None) -> Ar
     return result
 
 
-def attend(q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, allowed_BHLS: Array | None, dropout) -> Array:
+def attend(
+    q_BLHK: Array,
+    k_BSHK: Array,
+    v_BSHK: Array,
+    allowed_BHLS: Array | None,
+    dropout,
+    *,
+    scale: float | None = None,
+    bias_BHLS: Array | None = None,
+) -> Array:
     """Scaled dot-product attention (Vaswani et al., 2017) -> [B, L, H, K]; softmax in float32.
 
+    scale: of the products, K ** -0.5 unless given. bias_BHLS: added to them, broadcastable to their shape.
     dropout: applied to the attention probabilities. Written out because `jax.nn.dot_product_attention` has no
     dropout and is slower on CPUs; heads are moved forward first, which is faster there than leaving it to einsum.
     """
     q_BHLK, k_BHSK, v_BHSK = (x.transpose(0, 2, 1, 3) for x in (q_BLHK, k_BSHK, v_BSHK))
-    q_BHLK = q_BHLK * (q_BHLK.shape[-1] ** -0.5)
+    q_BHLK = q_BHLK * (q_BHLK.shape[-1] ** -0.5 if scale is None else scale)
     logits_BHLS = jnp.einsum("BHLK,BHSK->BHLS", q_BHLK, k_BHSK, preferred_element_type=jnp.float32)
+    if bias_BHLS is not None:
+        logits_BHLS = logits_BHLS + bias_BHLS
     if allowed_BHLS is not None:
         # Finite, so that a row of padding, which may attend to nothing, gives numbers that are masked and not NaN.
         logits_BHLS = jnp.where(allowed_BHLS, logits_BHLS, -1e30)

@@ -7,7 +7,8 @@ from ptjax.types import Array, TextInput
 
 
 class TextEmbed(nn.Module):
-    """Sum of learned embeddings, [B, L] -> [B, L, D]. types = 0: no sentence types (GPT).
+    """Sum of learned embeddings, [B, L] -> [B, L, D]. types = 0: no sentence types (GPT); max_length = 0: no
+    positions (T5).
 
     vocab_size is padded. The table's width has a logical name of its own: shared with the layers' 'embed' it made
     the partitioner gather whole activations.
@@ -27,12 +28,15 @@ class TextEmbed(nn.Module):
             return self.param(name, init, (rows, self.width), jnp.float32)
 
         self.tokens = table("tokens", self.vocab_size, ("vocab", "table"), self.std)
-        self.positions = table("positions", self.max_length, ("position", "table"), self.position_std)
+        if self.max_length:
+            self.positions = table("positions", self.max_length, ("position", "table"), self.position_std)
         if self.types:
             self.sentence_types = table("types", self.types, ("type", "table"), self.std)
 
     def __call__(self, inputs: TextInput) -> Array:
-        x_BLD = self.tokens[inputs.tokens] + self.positions[inputs.positions]
+        x_BLD = self.tokens[inputs.tokens]
+        if self.max_length:
+            x_BLD = x_BLD + self.positions[inputs.positions]
         if self.types:
             types = jnp.zeros_like(inputs.tokens) if inputs.types is None else inputs.types
             x_BLD = x_BLD + self.sentence_types[types]

@@ -11,7 +11,10 @@ from ptjax.types import Array
 
 
 class Mlp(nn.Module):
-    """[B, L, D] -> [B, L, D] through `hidden` units. out_std: initial deviation of the second kernel."""
+    """[B, L, D] -> [B, L, D] through `hidden` units. out_std: initial deviation of the last kernel.
+
+    gated: activation(x U) * (x G) in place of activation(x U) (Shazeer, 2020). dropout: of the hidden units.
+    """
 
     width: int
     hidden: int
@@ -19,11 +22,21 @@ class Mlp(nn.Module):
     std: float
     out_std: float
     dtype: jnp.dtype = jnp.float32
+    gated: bool = False
+    use_bias: bool = True
+    dropout: float = 0.0
 
     def setup(self):
-        self.up = Linear((self.width, self.hidden), ("embed", "mlp"), self.std, dtype=self.dtype)
-        self.down = Linear((self.hidden, self.width), ("mlp", "embed"), self.out_std, dtype=self.dtype)
+        shape, names, rest = (self.width, self.hidden), ("embed", "mlp"), dict(use_bias=self.use_bias, dtype=self.dtype)
+        self.up = Linear(shape, names, self.std, **rest)
+        if self.gated:
+            self.gate = Linear(shape, names, self.std, **rest)
+        self.down = Linear(shape[::-1], names[::-1], self.out_std, **rest)
+        self.drop = nn.Dropout(self.dropout)
 
-    def __call__(self, x_BLD: Array) -> Array:
-        h_BLF = constrain(self.activation(self.up(x_BLD)), "batch", "length", "mlp")
-        return self.down(h_BLF)
+    def __call__(self, x_BLD: Array, *, train: bool = False) -> Array:
+        h_BLF = self.activation(self.up(x_BLD))
+        if self.gated:
+            h_BLF = h_BLF * self.gate(x_BLD)
+        h_BLF = constrain(h_BLF, "batch", "length", "mlp")
+        return self.down(self.drop(h_BLF, deterministic=not train))

@@ -3,7 +3,7 @@
 import jax
 from flax import linen as nn
 
-from ptjax.types import Array, Mask, PyTree
+from ptjax.types import Array, PyTree
 
 REMAT = {
     "none": None,
@@ -19,6 +19,7 @@ class Stack(nn.Module):
     stacked either way, so the choice is not in the checkpoint.
     remat: 'none' keeps all activations, 'full' recomputes each layer in the backward pass, 'dots' keeps the
     results of matrix products.
+    mask: a `Mask`, or whatever tree of arrays the layers share and `block` reads.
     cache: a `Cache` whose leaves have a leading layers axis, or None.
     """
 
@@ -28,7 +29,7 @@ class Stack(nn.Module):
     remat: str
 
     @nn.compact
-    def __call__(self, x_BLD: Array, mask: Mask, cache: PyTree, train: bool) -> tuple[Array, PyTree]:
+    def __call__(self, x_BLD: Array, mask: PyTree, cache: PyTree, train: bool) -> tuple[Array, PyTree]:
         def step(block, carry, cache, mask):
             return block(carry, mask, cache, train)
 
