@@ -7,7 +7,7 @@ from ptjax.models.heads import language_model
 from ptjax.objectives.base import StepContext, packed_input, segments_of, token_metrics
 from ptjax.objectives.cross_entropy import cross_entropy
 from ptjax.objectives.masking import MaskedObjective, ordinary
-from ptjax.types import Batch, Losses
+from ptjax.types import Batch, Hidden, Losses, PyTree
 
 
 @chz.chz
@@ -48,6 +48,10 @@ class MLM(MaskedObjective):
     def losses(self, net, variables, batch: Batch, context: StepContext) -> Losses:
         inputs = self.inputs(batch, context.vocab)
         hidden = net.apply(variables, inputs, train=context.train, rngs=context.rngs, method="hidden")
+        return self.scored(net, variables, hidden, batch, context)
+
+    def scored(self, net, variables: PyTree, hidden: Hidden, batch: Batch, context: StepContext) -> Losses:
+        """What the body's answer is worth."""
         h_BPD = jnp.take_along_axis(hidden.last, batch["positions"][..., None], axis=1)
         labels_N = jnp.take_along_axis(batch["original"], batch["positions"], axis=1).reshape(-1)
         weights_N = batch["weights"].reshape(-1)
