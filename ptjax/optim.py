@@ -136,7 +136,7 @@ def decayed(params):
     norm's scale, nothing else that is a vector in its layer.
     """
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _rank(path, leaf) >= 2 and _names(path)[-1] not in ("bias", "scale"), params
+        lambda path, leaf: _rank(path, leaf) >= 2 and not _names(path)[-1].endswith(("bias", "scale")), params
     )
 
 
@@ -148,8 +148,8 @@ def _is_hidden_matrix(path, leaf) -> bool:
 def _matrix_axes(path, leaf) -> contrib.MuonDimensionNumbers:
     """Which axes of a kernel, (inputs..., outputs...) after the layers' axis, are the rows and columns of a matrix."""
     axes = tuple(range(leaf.ndim))[_stacked(path) :]
-    # query, key and value map one axis (the width) to heads x size; any other kernel ends in its one output axis.
-    split = 1 if _names(path)[-2] in ("query", "key", "value") else len(axes) - 1
+    # These map one axis (the width) to heads x size; any other kernel ends in its one output axis.
+    split = 1 if _names(path)[-2] in ("query", "key", "value", "distance") else len(axes) - 1
     return contrib.MuonDimensionNumbers(axes[:split], axes[split:])
 
 

@@ -1,5 +1,7 @@
 from ptjax.models.bert import BERT
 from ptjax.models.gpt import GPT
 from ptjax.models.t5 import T5
+from ptjax.models.transformer_xl import TransformerXL
+from ptjax.models.xlnet import XLNet
 
-__all__ = ["BERT", "GPT", "T5"]
+__all__ = ["BERT", "GPT", "T5", "TransformerXL", "XLNet"]
