@@ -105,6 +105,11 @@ class Objective(Config):
         Budgets in predicted tokens count these, and `experiments.check` holds `weights` against them."""
         raise NotImplementedError
 
+    def visible(self) -> float:
+        """At most this share of the predicted tokens stands in the input by design, where `nll` counts them: the tenth
+        that BERT shows as it is. `experiments.check` lets a model guess so many random tokens, and no more."""
+        return 0.0
+
     def projected(self, length: int) -> int:
         """Positions of a row of `length` that reach the vocabulary projection, which FLOPs count."""
         return math.ceil(sum(self.predicted(length).values()))

@@ -67,6 +67,9 @@ class MaskedObjective(Objective):
         """Tokens hidden of `length` when the rate is highest: the static size of what is predicted."""
         return round(max(self.rate, self.final_rate or 0) * length)
 
+    def visible(self):
+        return 1 - self.mask_share - self.random_share
+
     def mean_hidden(self, length: int) -> float:
         """Tokens hidden of `length`, on average over a run."""
         if self.final_rate is None:
