@@ -1,4 +1,4 @@
-"""Fill masks (MLM) or continue text (CausalLM) with a checkpoint.
+"""Fill masks (MLM) or continue text (CausalLM) with a checkpoint; a text with a mask in it is filled.
 
 python -m experiments.generate --workdir=runs/mlm_stdlib --text='import <mask>' --text='for i in <mask>(10):'
 python -m experiments.generate --workdir=runs/causal --text='def main(' --samples=3 --temperature=0.8 --top-p=0.95
@@ -40,7 +40,7 @@ def main(command: cli.Command) -> None:
         raise UserError("--top and --samples are numbers of answers: at least 1")
     run = Run.open(command.config)
     predictor = Predictor.of_workdir(run, command.workdir, flags.step)
-    if "fill" in run.experiment.objective.abilities() or any(MASK in text for text in texts):
+    if "sample" not in run.experiment.objective.abilities() or any(MASK in text for text in texts):
         rows = [predictor.encode_masked(text) for text in texts]
         for text, found in zip(texts, predictor.fill(rows, flags.top)):
             show.fills(text, found)

@@ -90,20 +90,25 @@ class Predictor:
         return np.asarray([*ids, *self.tokenizer.encode(parts[-1])], np.int32)
 
     def fill(self, rows: Sequence[np.ndarray], top: int = 5) -> list[list[Fill]]:
-        """For each row of ids, its masks in order. Rows may differ in length."""
+        """For each row of ids, its masks in order. Rows may differ in length. No special token fills a mask."""
         self.require("fill")
+        vocab, shift = self.tokenizer.vocab, self.experiment.objective.shift
+        if shift and vocab.boundary_side == "begin":
+            rows = [np.concatenate([[vocab.bos_id], row]).astype(np.int32) for row in rows]
+        if shift and any(row[0] == vocab.mask_id for row in rows):
+            raise UserError(f"this model guesses a piece from the one before it: write a word before the first {MASK}")
         longest = max(len(row) for row in rows)
         self._check_length(longest)
-        vocab = self.tokenizer.vocab
         tokens = np.full((len(rows), -(-longest // 32) * 32), vocab.pad_id, np.int32)[:, : self._length]
         for row, ids in zip(tokens, rows):
             row[: len(ids)] = ids
-        top = min(top, vocab.size)
-        likely, ids = jax.device_get(_fill(self.net, vocab.size, self._packed(tokens), self.params, top))
+        special = tuple(vocab.special_ids)
+        top = min(top, vocab.size - len(special))
+        likely, ids = jax.device_get(_fill(self.net, vocab.size, special, self._packed(tokens), self.params, top))
         return [
             [
                 Fill([self.tokenizer.decode([i]) for i in ids[b, at]], likely[b, at].tolist())
-                for at in np.flatnonzero(tokens[b] == vocab.mask_id)
+                for at in np.flatnonzero(tokens[b] == vocab.mask_id) - shift
             ]
             for b in range(len(rows))
         ]
@@ -115,26 +120,38 @@ class Predictor:
     # --- text ---
 
     def sample(self, prompts: Sequence[np.ndarray], sampling: Sampling) -> list[np.ndarray]:
-        """Continues each prompt, all at once with a key-value cache; ids of what follows, cut at an end of text."""
+        """Continues each prompt, all at once; ids of what follows, cut at an end of text.
+
+        From left to right with a key-value cache, or by taking masks away (`Objective.decoding`): then all of
+        `sampling.tokens` come, an end of text among them never.
+        """
         self.require("sample")
         sampling.check()
-        vocab = self.tokenizer.vocab
+        vocab, decoding = self.tokenizer.vocab, self.experiment.objective.decoding
         if vocab.boundary_side == "begin":
             prompts = [np.concatenate([[vocab.bos_id], prompt]).astype(np.int32) for prompt in prompts]
-        if not all(len(prompt) for prompt in prompts):
+        if decoding != "unmask" and not all(len(prompt) for prompt in prompts):
             raise UserError("a prompt is empty: this corpus marks only the end of a document, so give at least a word")
         longest = max(len(prompt) for prompt in prompts)
+        unread = 0 if decoding == "unmask" else 1  # from left to right the last token is not read
         if sampling.tokens is None:
-            room = max(self._length + 1 - longest, 1)
+            room = max(self._length + unread - longest, 1)
             sampling = dataclasses.replace(sampling, tokens=min(64, room))
-        self._check_length(longest + sampling.tokens - 1)  # the last token is not read
+        self._check_length(longest + sampling.tokens - unread)
         # Padding stands on the left, so that all rows write the same slot of the cache.
         tokens = np.full((len(prompts), longest), vocab.pad_id, np.int32)
         for row, prompt in zip(tokens, prompts):
             row[longest - len(prompt) :] = prompt
-        forbidden = tuple(i for i in vocab.special_ids if i != vocab.eos_id)
-        model = self.experiment.model
-        out = _sample(self.net, model, vocab.size, forbidden, sampling, self.params, tokens, vocab.pad_id)
+        settings = (sampling.tokens, sampling.temperature, sampling.top_k, sampling.top_p)
+        key, pads_B = jax.random.key(sampling.seed), jnp.sum(tokens == vocab.pad_id, axis=1)
+        if decoding == "unmask":
+            special = tuple(vocab.special_ids)
+            out = _unmask(self.net, vocab.size, special, vocab.mask_id, settings, self.params, tokens, pads_B, key)
+        else:
+            special = tuple(i for i in vocab.special_ids if i != vocab.eos_id)
+            cache = new_cache(self.experiment.model, len(prompts), longest + sampling.tokens)
+            prefix = decoding == "prefix"
+            out = _continue(self.net, vocab.size, special, prefix, settings, self.params, tokens, pads_B, cache, key)
         return [row[: np.append(np.flatnonzero(row == vocab.eos_id), len(row))[0]] for row in np.asarray(out)]
 
     @property
@@ -149,51 +166,75 @@ class Predictor:
             )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 4))
-def _fill(net, size: int, inputs: TextInput, params: PyTree, top: int) -> tuple[Array, Array]:
-    logits = net.apply({"params": params}, inputs)[..., :size]
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 5))
+def _fill(net, size: int, special: tuple[int, ...], inputs: TextInput, params: PyTree, top: int) -> tuple[Array, Array]:
+    logits = _without(special, net.apply({"params": params}, inputs)[..., :size])
     return jax.lax.top_k(jax.nn.softmax(logits), top)
 
 
-def _sample(net, model, size, forbidden, sampling, params, tokens_BP, pad_id) -> Array:
-    rows, prompt = tokens_BP.shape
-    cache = new_cache(model, rows, prompt + sampling.tokens)
-    pads_B = jnp.sum(tokens_BP == pad_id, axis=1)
-    key = jax.random.key(sampling.seed)
-    settings = (sampling.tokens, sampling.temperature, sampling.top_k, sampling.top_p)
-    return _generate(net, size, forbidden, settings, params, jnp.asarray(tokens_BP), pads_B, cache, key)
+def _without(special: tuple[int, ...], logits_V: Array) -> Array:
+    """logits [..., V] without some pieces."""
+    return logits_V.at[..., jnp.asarray(special)].set(-jnp.inf)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _generate(net, size, forbidden, settings, params, tokens_BP, pads_B, cache, key) -> Array:
-    """Prefill with the prompts, then one token at a time; i32[B, new tokens]."""
-    count, temperature, top_k, top_p = settings
-    slots = cache.key.shape[2]
+def _draw(logits_V: Array, key: Array, temperature: float, top_k: int | None, top_p: float | None) -> Array:
+    """i32[...] from logits [..., V]."""
+    if temperature == 0:
+        return logits_V.argmax(axis=-1).astype(jnp.int32)
+    logits_NV = _cut((logits_V / temperature).reshape(-1, logits_V.shape[-1]), top_k, top_p)
+    return jax.random.categorical(key, logits_NV).reshape(logits_V.shape[:-1]).astype(jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _unmask(net, size, special, mask_id, settings, params, tokens_BP, pads_B, key) -> Array:
+    """The reverse process of masked diffusion (Sahoo et al., 2024, eq. 7) in as many steps of equal length as there are
+    new tokens; i32[B, new tokens]. From time t to s each mask gives way to a draw with probability (t - s) / t."""
+    count, *cut = settings
+    prompt = tokens_BP.shape[1]
+    index_L = jnp.arange(prompt + count)
+    position_BL = jnp.maximum(index_L - pads_B[:, None], 0)
+    mask = Mask(valid=index_L >= pads_B[:, None])
+
+    def step(tokens_BL, step):
+        hidden = net.apply({"params": params}, TextInput(tokens_BL, position_BL, mask), method="hidden")
+        logits = net.apply({"params": params}, hidden.last[:, prompt:], method="logits")[..., :size]
+        when, what = jax.random.split(jax.random.fold_in(key, step))
+        drawn_BC = _draw(_without(special, logits), what, *cut)
+        now_BC = jax.random.uniform(when, drawn_BC.shape) * (count - step) < 1
+        old_BC = tokens_BL[:, prompt:]
+        new_BC = jnp.where((old_BC == mask_id) & now_BC, drawn_BC, old_BC)
+        return jnp.concatenate([tokens_BL[:, :prompt], new_BC], axis=1), None
+
+    masks_BC = jnp.full((tokens_BP.shape[0], count), mask_id, jnp.int32)
+    tokens_BL, _ = jax.lax.scan(step, jnp.concatenate([tokens_BP, masks_BC], axis=1), jnp.arange(count))
+    return tokens_BL[:, prompt:]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _continue(net, size, special, both_ways, settings, params, tokens_BP, pads_B, cache, key) -> Array:
+    """Prefill with the prompts, which are read in both directions where asked, then one token at a time;
+    i32[B, new tokens]."""
+    count, *cut = settings
+    slots, prompt = cache.key.shape[2], tokens_BP.shape[1]
     valid_BS = jnp.arange(slots) >= pads_B[:, None]
-    banned_V = jnp.zeros(size, bool).at[jnp.asarray(forbidden)].set(True)
+    prefix_BS = jnp.broadcast_to(jnp.arange(slots) < prompt, valid_BS.shape) if both_ways else None
 
     def read(tokens_BL, first, cache):
         """Feeds tokens that stand at slots first, first + 1, ...; logits after the last of them."""
         position_BL = jnp.maximum(first + jnp.arange(tokens_BL.shape[1]) - pads_B[:, None], 0)
-        inputs = TextInput(tokens_BL, position_BL, Mask(causal=True, valid=valid_BS))
+        inputs = TextInput(tokens_BL, position_BL, Mask(causal=True, valid=valid_BS, prefix=prefix_BS))
         hidden = net.apply({"params": params}, inputs, cache, method="hidden")
         logits = net.apply({"params": params}, hidden.last[:, -1], method="logits")[:, :size]
-        return jnp.where(banned_V, -jnp.inf, logits), hidden.state
-
-    def draw(logits_BV, index):
-        if temperature == 0:
-            return logits_BV.argmax(axis=-1)
-        logits_BV = _cut(logits_BV / temperature, top_k, top_p)
-        return jax.random.categorical(jax.random.fold_in(key, index), logits_BV)
+        return _without(special, logits), hidden.state
 
     def step(carry, index):
         token_B, cache = carry
-        logits, cache = read(token_B[:, None], tokens_BP.shape[1] + index - 1, cache)
-        token_B = draw(logits, index).astype(jnp.int32)
+        logits, cache = read(token_B[:, None], prompt + index - 1, cache)
+        token_B = _draw(logits, jax.random.fold_in(key, index), *cut)
         return (token_B, cache), token_B
 
     logits, cache = read(tokens_BP, 0, cache)
-    first_B = draw(logits, 0).astype(jnp.int32)
+    first_B = _draw(logits, jax.random.fold_in(key, 0), *cut)
     _, rest = jax.lax.scan(step, (first_B, cache), jnp.arange(1, count))
     return jnp.concatenate([first_B[:, None], rest.T], axis=1)
 

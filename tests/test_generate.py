@@ -13,7 +13,8 @@ from ptjax.config import UserError
 from ptjax.data.pipeline import Pipeline
 from ptjax.generate import MASK, Predictor, Sampling, _cut
 from ptjax.models.heads import init
-from ptjax.objectives import CausalLM
+from ptjax.objectives import CausalLM, Hybrid, MaskedDiffusion, PrefixLM
+from ptjax.objectives.base import packed_input
 from ptjax.optim import AdamW, Constant
 from ptjax.train import Learner
 from tests import small
@@ -149,6 +150,82 @@ def test_top_p_keeps_the_fewest_that_hold_the_share(logits, p):
         assert share[kept].sum() - share[kept].min() < p + 1e-5
 
 
+def test_a_prefix_model_reads_the_prompt_both_ways(tiny_corpus):
+    """Decoding with a cache is the full forward pass, in which all see the prompt; a causal reading answers otherwise,
+    with the same parameters."""
+    predictor, causal = (predictor_of(tiny_corpus, objective, "causal") for objective in (PrefixLM(), CausalLM()))
+    prompts, vocab, length = encoded(predictor), predictor.tokenizer.vocab, 64
+
+    @jax.jit
+    def forward(tokens, prompt, last):
+        inputs = packed_input(
+            tokens, jnp.zeros_like(tokens), vocab, causal=True, prefix=jnp.arange(length)[None] < prompt
+        )
+        return predictor.net.apply({"params": predictor.params}, inputs)[0, last, : vocab.size]
+
+    found = predictor.sample(prompts, GREEDY)
+    assert [a.tolist() for a in found] != [b.tolist() for b in causal.sample(prompts, GREEDY)]
+    for prompt, text in zip(prompts, found):
+        ids = list(prompt)
+        while len(ids) < len(prompt) + GREEDY.tokens:
+            tokens = np.full((1, length), vocab.pad_id, np.int32)
+            tokens[0, : len(ids)] = ids
+            logits = np.array(forward(tokens, len(prompt), len(ids) - 1))
+            logits[[i for i in vocab.special_ids if i != vocab.eos_id]] = -np.inf
+            if logits.argmax() == vocab.eos_id:
+                break
+            ids.append(int(logits.argmax()))
+        assert text.tolist() == ids[len(prompt) :]
+
+
+def test_masks_are_taken_away_by_the_reverse_process(tiny_corpus):
+    """Two tokens in two steps: shares of all pairs among many draws, against an enumeration. Each token comes in the
+    first step with probability 1/2, drawn without sight of the other, and else in the second, in sight of it."""
+    predictor = predictor_of(tiny_corpus, MaskedDiffusion(), "causal")
+    prompt, vocab = encoded(predictor)[1], predictor.tokenizer.vocab
+    mask, temperature = vocab.mask_id, 2.0
+    forward = jax.jit(lambda tokens: predictor.net.apply({"params": predictor.params}, predictor._packed(tokens)))
+
+    def probabilities(a, b):
+        tokens = np.append(prompt, [a, b]).astype(np.int32)[None]
+        logits = np.array(forward(tokens)[0, -2:, : vocab.size], np.float64) / temperature
+        logits[:, list(vocab.special_ids)] = -np.inf
+        logits[logits < np.sort(logits, axis=1)[:, -2:-1]] = -np.inf  # top_k = 2
+        share = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return share / share.sum(axis=1, keepdims=True)
+
+    blind, expected = probabilities(mask, mask), {}
+    add = lambda a, b, share: expected.update({(int(a), int(b)): expected.get((int(a), int(b)), 0.0) + share})
+    for a in np.flatnonzero(blind[0]):
+        for b in np.flatnonzero(blind[1]):
+            add(a, b, blind[0, a] * blind[1, b] / 2)  # together, in either step
+        after = probabilities(a, mask)[1]
+        for b in np.flatnonzero(after):
+            add(a, b, blind[0, a] * after[b] / 4)
+    for b in np.flatnonzero(blind[1]):
+        after = probabilities(mask, b)[0]
+        for a in np.flatnonzero(after):
+            add(a, b, blind[1, b] * after[a] / 4)
+    assert sum(expected.values()) == pytest.approx(1) and len(expected) > 4
+    draws = 4000
+    drawn = predictor.sample([prompt] * draws, Sampling(tokens=2, temperature=temperature, top_k=2))
+    counts = {}
+    for ids in drawn:
+        counts[tuple(ids.tolist())] = counts.get(tuple(ids.tolist()), 0) + 1
+    assert set(counts) <= set(expected)
+    for pair, share in expected.items():
+        assert counts.get(pair, 0) / draws == pytest.approx(share, abs=5 * np.sqrt(0.25 / draws))
+
+
+def test_unmasking_fills_the_whole_text(tiny_corpus):
+    predictor = predictor_of(tiny_corpus, MaskedDiffusion(), "mlm")
+    prompts, vocab = encoded(predictor), predictor.tokenizer.vocab
+    texts = predictor.sample([*prompts, np.zeros(0, np.int32)], Sampling(tokens=12, temperature=0.5))
+    assert all(len(ids) == 12 and not set(ids.tolist()) & set(vocab.special_ids) for ids in texts)
+    with pytest.raises(UserError, match="model's 64 positions"):
+        predictor.sample(prompts, Sampling(tokens=64 - max(map(len, prompts)) + 1))
+
+
 def test_a_learned_text_comes_back(tiny_corpus):
     """From its first words to its end, where the model stops by itself."""
     text = "Sparse is better than dense, although it is slow."
@@ -188,16 +265,37 @@ def test_guesses_are_the_models_distribution(filler):
     assert [len(fills) for fills in found] == [1, 4]
     vocab, size = filler.tokenizer.vocab, filler.tokenizer.vocab.size
     for row, fills in zip(rows, found):
-        inputs = filler._packed(row[None])
-        probabilities = jax.nn.softmax(filler.net.apply({"params": filler.params}, inputs)[0, :, :size])
+        logits = filler.net.apply({"params": filler.params}, filler._packed(row[None]))[0, :, :size]
+        probabilities = jax.nn.softmax(logits.at[:, jnp.asarray(vocab.special_ids)].set(-jnp.inf))
         for at, fill in zip(np.flatnonzero(row == vocab.mask_id), fills):
-            expected = np.sort(np.asarray(probabilities[at]))[::-1]
+            expected = np.sort(np.asarray(probabilities[at]))[::-1][: size - len(vocab.special_ids)]
             np.testing.assert_allclose(fill.probabilities, expected, rtol=1e-3, atol=1e-6)
-            assert sum(fill.probabilities) == pytest.approx(1, abs=1e-4)  # all pieces, and padding of the table is none
+            assert sum(fill.probabilities) == pytest.approx(1, abs=1e-4)  # all ordinary pieces
             best = filler.tokenizer.decode([int(probabilities[at].argmax())])
             assert fill.pieces[0] == best
     for fills in filler.fill(rows, top=3):
         assert all(len(fill.pieces) == 3 and sum(fill.probabilities) <= 1 + 1e-6 for fill in fills)
+
+
+def test_a_hybrid_fills_from_the_left_and_continues(tiny_corpus):
+    """One checkpoint, both ways: a mask is filled by the hidden state before it, text goes on as a causal model's."""
+    hybrid = predictor_of(tiny_corpus, Hybrid(), "mlm")
+    vocab = hybrid.tokenizer.vocab
+    forward = jax.jit(lambda inputs: hybrid.net.apply({"params": hybrid.params}, inputs)[0, :, : vocab.size])
+    row = hybrid.encode_masked(f"if {MASK} is true then the {MASK} of it")
+    logits = forward(hybrid._packed(row[None]))
+    probabilities = jax.nn.softmax(logits.at[:, jnp.asarray(vocab.special_ids)].set(-jnp.inf))
+    ((*found,),) = hybrid.fill([row], top=5)
+    for at, fill in zip(np.flatnonzero(row == vocab.mask_id), found, strict=True):
+        np.testing.assert_allclose(fill.probabilities, np.sort(probabilities[at - 1])[:-6:-1], rtol=1e-3)
+    with pytest.raises(UserError, match="write a word before the first <mask>"):
+        hybrid.fill([hybrid.encode_masked(f"{MASK} it")])
+    (prompt,) = encoded(hybrid, PROMPTS[1:2])
+    inputs = packed_input(prompt[None], jnp.zeros_like(prompt[None]), vocab, causal=True)
+    logits = np.array(forward(inputs)[-1])
+    logits[[i for i in vocab.special_ids if i != vocab.eos_id]] = -np.inf
+    (text,) = hybrid.sample([prompt], Sampling(tokens=1, temperature=0))
+    assert text.tolist() == [logits.argmax()]
 
 
 def test_mistakes_are_explained(filler, sampler):
