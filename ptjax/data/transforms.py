@@ -49,8 +49,8 @@ class SentencePairs:
     The longest piece of one document in the row is cut at a sentence end, any one as likely as another, or at a word
     where no sentence ends. In half of the rows (label 0) A and B are its two parts. In the others (label 1), B is
 
-    'next': text of another document, each as likely, from a random sentence start, as long as the true one or to its
-    document's end: next sentence prediction (BERT; Devlin et al., 2019).
+    'next': text of another document, each as likely, from the start of the sentence at a random place, as long as the
+    true one or to the document's end: next sentence prediction (BERT; Devlin et al., 2019).
     'order': the first part, and A the second: sentence order prediction (ALBERT; Lan et al., 2020).
 
     "Sentence" is BERT's word for a span of text: A and B together fill the row where they can. What is too long by the
@@ -82,8 +82,10 @@ class SentencePairs:
         starts, stops = _longest_pieces(rows, vocab)
         for i, index in enumerate(batch["index"].tolist()):
             piece = rows[i, starts[i] : stops[i]]
-            cuts = _sentence_starts(piece, vocab) if index >= 0 else []
+            cuts = _sentence_starts(piece, vocab)
             if not len(cuts):
+                cuts = _word_starts(piece, vocab)
+            if not len(cuts) or index < 0:
                 continue
             bits = _bits(seed, step, index)
             cut = cuts[_below(len(cuts), bits[0])]
@@ -113,27 +115,33 @@ def _longest_pieces(rows_BL: np.ndarray, vocab: VocabSpec) -> tuple[np.ndarray, 
 
 
 def _sentence_starts(tokens: np.ndarray, vocab: VocabSpec) -> np.ndarray:
-    """Places but the first where a sentence begins, or a word where no sentence does."""
+    """Places but the first where a sentence begins."""
     ends = vocab.ends_sentence[tokens]
-    found = np.flatnonzero(ends[:-1] & ~ends[1:]) + 1  # "...\n" ends one sentence, not four
-    if not len(found):
-        found = np.flatnonzero(vocab.starts_word[tokens[1:]] | vocab.ends_word[tokens[:-1]]) + 1
-    return found
+    return np.flatnonzero(ends[:-1] & ~ends[1:]) + 1  # "...\n" ends one sentence, not four
+
+
+def _word_starts(tokens: np.ndarray, vocab: VocabSpec) -> np.ndarray:
+    """Places but the first where a word begins."""
+    return np.flatnonzero(vocab.starts_word[tokens[1:]] | vocab.ends_word[tokens[:-1]]) + 1
 
 
 def _from_another(stream: Stream, own: int, length: int, document_bits: int, place_bits: int) -> np.ndarray:
-    """At most `length` tokens from the first sentence start at or behind a random place of a random other document."""
+    """`length` tokens, or all, of a random document but `own`, from the start of a sentence that holds a random place;
+    where that lies more than a row back, from the start of the word."""
     number = _below(stream.documents - 1, document_bits)
     start, stop = stream.document(number + (number >= own))
     if stream.vocab.boundary_side == "end":
         stop -= 1
     else:
         start += 1
-    # Drawn from where so many tokens can follow, so that B's length tells little about the label.
+    # One behind which so many tokens follow, so that B's length tells little about the label.
     place = start + _below(max(stop - start - length, 0) + 1, place_bits)
-    if place > start:
-        found = _sentence_starts(stream.read(place - 1, min(place + length, stop)), stream.vocab)
-        place += int(found[0]) - 1 if len(found) else 0
+    first = max(place - stream.length, start)
+    before = stream.read(first, place + 1)
+    found = _sentence_starts(before, stream.vocab)
+    if not len(found) and first > start:
+        found = _word_starts(before, stream.vocab)
+    place = first + int(found[-1]) if len(found) else first
     return stream.read(place, min(place + length, stop))
 
 
@@ -153,4 +161,4 @@ def _bits(seed: int, step: int, index: int) -> list[int]:
 
 def _below(n: int, bits: int) -> int:
     """A number in range(n) from 64 random bits."""
-    return n * bits >> 64
+    return int(n) * bits >> 64
