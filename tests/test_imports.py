@@ -19,7 +19,17 @@ WALL = {
     "models": SHARED | {"nn", "data.tokenizers"},
     "data": {"config"},
     "objectives": SHARED
-    | {"nn", "models.base", "models.heads", "models.electra_net", "models.sentence_net", "data", "metrics"},
+    | {
+        "nn",
+        "models.base",
+        "models.heads",
+        "models.electra_net",
+        "models.permutation_net",
+        "models.pairs",
+        "models.sentence_net",
+        "data",
+        "metrics",
+    },
     "tasks": SHARED | {"objectives", "models.base", "models.heads", "data", "metrics"},
     "interop": SHARED | {"models", "data.tokenizers", "checkpoint"},
 }

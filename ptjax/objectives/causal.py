@@ -7,7 +7,7 @@ from ptjax.data.tokenizers import VocabSpec
 from ptjax.models.heads import language_model
 from ptjax.objectives.base import Objective, StepContext, packed_input, segments_of, token_metrics
 from ptjax.objectives.cross_entropy import TokenScores, cross_entropy
-from ptjax.types import Array, Batch, Losses, PyTree, TextInput
+from ptjax.types import Array, Batch, Losses, Memory, PyTree, TextInput
 
 
 @chz.chz
@@ -32,14 +32,16 @@ class CausalLM(Objective):
 
     def losses(self, net, variables, batch: Batch, context: StepContext) -> Losses:
         tokens_BL, vocab = batch["tokens"], context.vocab
-        inputs, memory = self.inputs(batch, vocab), batch.get("memory")
-        smoothing = self.label_smoothing
+        inputs, smoothing = self.inputs(batch, vocab), self.label_smoothing
+        begins_B, ends_B = whole_documents(tokens_BL, vocab)
+        memory = closed(batch.get("memory"), begins_B)
         scores, state = next_token_scores(net, variables, inputs, tokens_BL, context, memory, smoothing=smoothing)
         weights_N = following(tokens_BL, vocab).reshape(-1)
         totals = {"causal": jnp.sum(scores.loss * weights_N)}
         if self.z_loss:
             totals["z_loss"] = jnp.sum(scores.lse**2 * weights_N)
-        return Losses(totals, token_metrics(scores, tokens_BL[:, 1:].reshape(-1), weights_N, vocab), state)
+        metrics = token_metrics(scores, tokens_BL[:, 1:].reshape(-1), weights_N, vocab)
+        return Losses(totals, metrics, closed(state, ends_B))
 
     @property
     def carries(self):
@@ -50,6 +52,19 @@ class CausalLM(Objective):
 
     def predicted(self, length):
         return {"causal": length - 1}
+
+
+def whole_documents(tokens_BL: Array, vocab: VocabSpec) -> tuple[Array, Array]:
+    """Two bool[B]: a document begins with the row, a document ends with it; as far as the boundary tells, which stands
+    on one side only."""
+    at_first_B, at_last_B = (tokens_BL[:, at] == vocab.boundary_id for at in (0, -1))
+    nowhere_B = jnp.zeros_like(at_first_B)
+    return (nowhere_B, at_last_B) if vocab.boundary_side == "end" else (at_first_B, nowhere_B)
+
+
+def closed(memory: Memory | None, where_B: Array) -> Memory | None:
+    """The memory, which what follows shall not see in these rows: its document is over."""
+    return memory and memory.replace(open=memory.open & ~where_B[:, None])
 
 
 def following(tokens_BL: Array, vocab: VocabSpec) -> Array:
