@@ -34,18 +34,15 @@ def main(command: cli.Command) -> None:
     state, scores = train(run, workdir)
     # Every process goes on: each may hold a part of the model. Only the first one speaks.
     show.console.quiet = jax.process_index() > 0
-    baseline = unigram_entropy(experiment.data, experiment.evaluation.batches)
-    if "nll" in scores:
-        gap = baseline - scores["nll"]
-        show.console.print(
-            f"\nvalidation loss {scores['nll']:.3f} nats a token, {abs(gap):.3f} {'below' if gap > 0 else 'above'} the "
-            f"unigram entropy, {baseline:.3f}: a model that only knows how frequent tokens are cannot go below that"
-        )
+    trivial = run.learner.objective.trivial(scores, unigram_entropy(experiment.data, experiment.evaluation.batches))
+    if trivial:
+        show.against_trivial(scores, *trivial)
     show.examples(Predictor.of_state(run, state), experiment.data)
     if jax.process_index():
         return
     try:
-        print(f"\nloss curve   {loss_curve(workdir, {'unigram entropy': baseline})}")
+        score, *baseline = trivial or ("loss",)
+        print(f"\nloss curve   {loss_curve(workdir, score, dict([baseline]) if baseline else {})}")
     except UserError as error:
         print(f"\nloss curve   not drawn: {error}")
     print(f"checkpoints  {workdir / 'checkpoints'}\nmetrics      {workdir / 'metrics.jsonl'}")

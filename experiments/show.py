@@ -24,6 +24,14 @@ def summary(s: Summary) -> None:
     console.print(f"mesh  {' x '.join(f'{axis}={size}' for axis, size in s.mesh.items())} on {s.devices}")
 
 
+def against_trivial(scores: dict[str, float], score: str, name: str, baseline: float) -> None:
+    gap = baseline - scores[score]
+    console.print(
+        f"\nvalidation {score} {scores[score]:.3f} nats a token, {abs(gap):.3f} {'below' if gap > 0 else 'above'} the "
+        f"{name}, {baseline:.3f}, which a model reaches that learns nothing from context"
+    )
+
+
 def fills(text: str, found: list[Fill]) -> None:
     console.print(Text(text, style="bold"))
     for fill in found:

@@ -66,10 +66,11 @@ class Loop:
         self.pending: tuple[int, Metrics, np.ndarray] | None = None
 
     def run(self, state: TrainState, start: int) -> tuple[TrainState, dict[str, float]]:
-        e, step_function = self.experiment, self.run_.train_step
+        e = self.experiment
         batches = self.run_.pipeline.iterate(start, e.steps, self.run_.shard)
         with contextlib.ExitStack() as trace:
             for step in range(start, e.steps):
+                step_function = self.run_.train_step(step)
                 with self._timed("input"):
                     host = next(batches)
                     batch = step_function.place(host)

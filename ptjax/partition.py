@@ -115,6 +115,12 @@ def constrain(x: Array, *names: str) -> Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
+def active_shards() -> int:
+    """Into how many parts the mesh that is being compiled for divides the rows of a batch; 1 outside `use`."""
+    active = _active.get()
+    return 1 if active is None else batch_shards(active[0])
+
+
 def per_row(function: Callable[..., PyTree], *rows: PyTree) -> PyTree:
     """function(*rows), where every leaf has a leading batch axis and rows do not touch each other.
 
@@ -191,20 +197,26 @@ class CompiledStep:
 
 
 def compile_step(
-    step: Callable, mesh: Mesh, rules: Rules, shardings: PyTree, *, layout: str = "jit", updates: bool = True
+    step: Callable,
+    mesh: Mesh,
+    rules: Rules,
+    shardings: PyTree,
+    out: PyTree,
+    layout: str = "jit",
+    donate: bool = True,
 ) -> CompiledStep:
-    """Compiles a pure step(state, batch, axis=None | 'data'); given an axis it sums over it itself (pmap).
+    """Compiles a pure step(state, batch, axis=None | 'data') -> (new state, metrics); given an axis it sums over it
+    itself (pmap).
 
-    shardings: of the state. updates: the step returns (state, metrics) and the old state is given up; otherwise it
-    returns metrics alone, replicated.
+    shardings, out: of the state that goes in and of the one that comes out. donate: the old state is given up.
     """
-    donate = (0,) if updates else ()
+    donated = (0,) if donate else ()
     if layout == "pmap":
         devices = jax.local_device_count()
         function = functools.partial(step, axis="data")
-        function = jax.pmap(function, axis_name="data", in_axes=(None, 0), out_axes=None, donate_argnums=donate)
-        if updates and jax.process_count() > 1:
-            function = _returns_global(function, shardings)
+        function = jax.pmap(function, axis_name="data", in_axes=(None, 0), out_axes=None, donate_argnums=donated)
+        if jax.process_count() > 1:
+            function = _returns_global(function, out)
         return CompiledStep(
             function, lambda batch: {k: np.reshape(v, (devices, -1) + v.shape[1:]) for k, v in batch.items()}
         )
@@ -214,8 +226,7 @@ def compile_step(
             return step(state, batch)
 
     replicated, rows = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
-    out = (shardings, replicated) if updates else replicated
-    function = jax.jit(traced, in_shardings=(shardings, rows), out_shardings=out, donate_argnums=donate)
+    function = jax.jit(traced, in_shardings=(shardings, rows), out_shardings=(out, replicated), donate_argnums=donated)
     return CompiledStep(
         function, lambda batch: {k: jax.make_array_from_process_local_data(rows, v) for k, v in batch.items()}
     )

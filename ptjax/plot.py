@@ -7,10 +7,11 @@ from ptjax.logging import read_metrics, require
 WINDOWS = 40  # the smoothed line averages over a fortieth of the run to either side
 
 
-def loss_curve(workdir: str | Path, baselines: dict[str, float] | None = None) -> Path:
-    """Draws training and validation loss over steps into workdir/loss.png and returns its path.
+def loss_curve(workdir: str | Path, score: str = "loss", baselines: dict[str, float] | None = None) -> Path:
+    """Draws a score of training and validation over steps into workdir/loss.png and returns its path.
 
     Args:
+      score: a name in metrics.jsonl, in nats.
       baselines: label -> nats, drawn as horizontal lines; for one the unigram entropy, which a model that has only
         learned how frequent tokens are cannot go below.
 
@@ -19,7 +20,7 @@ def loss_curve(workdir: str | Path, baselines: dict[str, float] | None = None) -
     """
     figure = require("matplotlib.figure", "plot").Figure(figsize=(7, 4.2), dpi=130, layout="constrained")
     axes = figure.subplots()
-    train, validation = (_points(workdir, kind) for kind in ("train", "validation"))
+    train, validation = (_points(workdir, kind, score) for kind in ("train", "validation"))
     if train:
         steps, losses = zip(*train)
         axes.plot(steps, losses, color="#9ecae1", linewidth=0.8)
@@ -38,7 +39,7 @@ def loss_curve(workdir: str | Path, baselines: dict[str, float] | None = None) -
         )
     for label, value in (baselines or {}).items():
         axes.axhline(value, color="#666666", linestyle="--", linewidth=1, label=f"{label} ({value:.2f})")
-    axes.set(xlabel="step", ylabel="loss (nats a token)", xlim=(0, None))
+    axes.set(xlabel="step", ylabel=f"{score} (nats a token)", xlim=(0, None))
     axes.grid(color="#e5e5e5", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -47,8 +48,8 @@ def loss_curve(workdir: str | Path, baselines: dict[str, float] | None = None) -
     return path
 
 
-def _points(workdir, kind: str) -> list[tuple[int, float]]:
-    return [(r["step"], r["loss"]) for r in read_metrics(workdir, kind) if r.get("loss") is not None]
+def _points(workdir, kind: str, score: str) -> list[tuple[int, float]]:
+    return [(r["step"], r[score]) for r in read_metrics(workdir, kind) if r.get(score) is not None]
 
 
 def _smooth(values) -> list[float]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chz
 import jax
 import numpy as np
 
@@ -29,22 +30,23 @@ def replay(run: Run, state: TrainState, step: int) -> Replay:
     training ran on one device of the same kind: its cheaper random bits depend on both.
     """
     state = state.replace(step=np.int32(step - 1))
-    learner = run.learner
-    batch = run.train_step.place(batch_at(run.pipeline, step - 1))
+    learner = run.learner_at(step - 1)
+    batch = run.train_step(step - 1).place(batch_at(run.pipeline, step - 1))
     corrupted = jax.jit(learner.corrupted)(state, batch)
-    row_loss = jax.jit(functools.partial(_row_losses, learner))(state.params, corrupted)
+    row_loss = jax.jit(functools.partial(_row_losses, learner))(state, batch)
     metrics = jax.jit(lambda state, batch: learner.train_step(state, batch)[1])(state, batch)
     values = {name: float(total / weight) for name, (total, weight) in jax.device_get(metrics).items() if weight}
     return Replay(jax.device_get(corrupted), values, np.asarray(row_loss))
 
 
-def _row_losses(learner, params, batch):
-    objective = learner.experiment.objective
+def _row_losses(learner, state, batch):
+    learner = dataclasses.replace(learner, experiment=chz.replace(learner.experiment, accumulation=1))
+    objective = learner.objective
 
     def one(row):
-        row = jax.tree.map(lambda x: x[None], row)
+        row = learner.corrupted(state, jax.tree.map(lambda x: x[None], row))
         weights = objective.weights(row, learner.vocab)
-        losses = objective.losses(learner.net, {"params": params}, row, StepContext(learner.vocab))
+        losses = objective.losses(learner.net, {"params": state.params}, row, StepContext(learner.vocab))
         return learner.report(losses, weights)["loss"][0]
 
     return jax.lax.map(one, batch)

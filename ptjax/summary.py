@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from ptjax.data.pipeline import batch_at
 from ptjax.train import Run
 from ptjax.types import PyTree
 
@@ -32,17 +33,14 @@ def summarize(run: Run) -> Summary:
     parts = {f"body.{name}": count(part) for name, part in params["body"].items()}
     parts |= {name: count(part) for name, part in params.items() if name != "body"}
     parts = {name: number for name, number in parts.items() if number}
-    data, vocab = run.experiment.data, run.learner.vocab
+    vocab = run.learner.vocab
     mesh = dict(run.mesh.shape)
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)"
     flops = run.experiment.flops_per_step(vocab)
-    if run.train_step.lower is None:  # pmap: what each device holds is known without the compiler
+    if run.train_step(0).lower is None:  # pmap: what each device holds is known without the compiler
         return Summary(parts, flops, None, {"state": _bytes(run.abstract)}, mesh, devices)
-    batch = {
-        "index": jax.ShapeDtypeStruct((data.batch_size,), np.int32),
-        "tokens": jax.ShapeDtypeStruct((data.batch_size, data.length), np.int32),
-    }
-    compiled = run.train_step.lower(run.abstract, batch).compile()
+    batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch_at(run.pipeline, 0).items()}
+    compiled = run.train_step(0).lower(run.abstract, batch).compile()
     analysis = compiled.memory_analysis()
     memory = {
         "state": analysis.argument_size_in_bytes,

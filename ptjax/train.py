@@ -21,13 +21,13 @@ from ptjax.evaluate import evaluate
 from ptjax.logging import Logger, Logging, measure_peak
 from ptjax.loop import Loop, Signals
 from ptjax.models.base import TextModelConfig
-from ptjax.models.heads import init, logical_axes
-from ptjax.objectives.base import Objective, StepContext
+from ptjax.models.heads import init, logical_axes, new_memory
+from ptjax.objectives.base import CorruptContext, Objective, Stage, StepContext
 from ptjax.optim import AdamW, Optimizer
-from ptjax.types import Array, Batch, Losses, Metrics, PyTree, TrainState
+from ptjax.types import Array, Batch, Losses, Memory, Metrics, PyTree, TrainState
 
 # One stream of random keys for each use, so that none can follow from another.
-INIT, CORRUPT, DROPOUT, EVALUATE = range(4)
+INIT, CORRUPT, DROPOUT, EVALUATE, FIXED = range(5)
 
 
 @chz.chz
@@ -119,10 +119,9 @@ class Experiment(Config):
     def check(self, mesh: jax.sharding.Mesh) -> None:
         """Raises UserError for sizes that do not fit each other, before anything is compiled."""
         self.model.check_length(self.data.length)
-        if self.objective.predicted(self.data.length) < 1:
-            raise UserError(
-                f"{self.objective} predicts nothing in rows of data.length={self.data.length}: raise either"
-            )
+        for stage in self.objective.stages(self.steps):
+            for objective in stage.objective.parts():
+                self._check_objective(objective)
         shards = partition.batch_shards(mesh)
         parts = shards * self.accumulation
         if self.data.batch_size % parts:
@@ -131,6 +130,27 @@ class Experiment(Config):
                 f"data.batch_size={self.data.batch_size} does not divide into mesh.data * mesh.fsdp = {shards} shards "
                 f"of accumulation={self.accumulation} microbatches: use a multiple of {parts}, such as {near}"
             )
+
+    def _check_objective(self, objective: Objective) -> None:
+        name, body = type(objective).__name__, type(self.model).__name__
+        if not objective.needs & self.model.offers:
+            raise UserError(
+                f"{name} needs a body that offers {' or '.join(sorted(objective.needs))}, and {body} offers "
+                f"{' and '.join(sorted(self.model.offers))}: docs/objectives.md shows which trains on which"
+            )
+        if sum(objective.predicted(self.data.length).values()) < 1:
+            raise UserError(f"{objective} predicts nothing in rows of data.length={self.data.length}: raise either")
+        if not self.model.memory_length:
+            return
+        if not objective.carries:
+            raise UserError(f"{name} does not carry a memory from row to row: set model.memory=0, or choose CausalLM")
+        if self.data.order != "contiguous":
+            raise UserError(
+                f"model.memory={self.model.memory_length} goes on from row to row, which asks for rows in the order of "
+                "the text: set data.order=contiguous (or model.memory=0)"
+            )
+        if self.mesh.layout == "pmap":
+            raise UserError("a memory is divided like the batch, which pmap's state cannot be: set mesh.layout=jit")
 
 
 # --- the pure step ---
@@ -144,18 +164,42 @@ def example_keys(seed: Array, stream: int, step: Array, index_B: Array) -> Array
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Learner:
-    """The pure functions of an experiment: initial state, training step, evaluation step. Holds no arrays."""
+    """The pure functions of an experiment in one of its stages: initial state, training step, evaluation step.
+
+    pieces: the tokenizer's vocabulary. stage: which one trains; the last one asks in validation. Holds no arrays.
+    """
 
     experiment: Experiment
-    vocab: VocabSpec
+    pieces: VocabSpec
+    stage: int = -1
+
+    @functools.cached_property
+    def vocab(self) -> VocabSpec:
+        return self.experiment.objective.vocabulary(self.pieces)
+
+    @functools.cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        return self.experiment.objective.stages(self.experiment.steps)
+
+    @property
+    def objective(self) -> Objective:
+        return self.stages[self.stage].objective
 
     @functools.cached_property
     def net(self):
-        return self.experiment.objective.net(self.experiment.model, self.vocab)
+        return self.objective.net(self.experiment.model, self.vocab)
+
+    @functools.cached_property
+    def whole_net(self):
+        """What `init_state` makes parameters for: the net of all stages."""
+        return self.net if len(self.stages) == 1 else self.experiment.objective.net(self.experiment.model, self.vocab)
 
     @functools.cached_property
     def params_shape(self) -> PyTree:
-        return jax.eval_shape(lambda: init(self.net, jax.random.key(0), self.experiment.data.length))
+        return self._shape(self.whole_net)
+
+    def _shape(self, net) -> PyTree:
+        return jax.eval_shape(lambda: init(net, jax.random.key(0), self.experiment.data.length))
 
     @functools.cached_property
     def tx(self) -> optax.GradientTransformation:
@@ -165,7 +209,7 @@ class Learner:
         """The state before the first step; seed: u32[]."""
         e = self.experiment
         key = jax.random.fold_in(jax.random.key(seed), INIT)
-        params = init(self.net, key, e.data.length)
+        params = init(self.whole_net, key, e.data.length)
         guard = None
         if e.skip_non_finite or e.skip_spikes:
             guard = {"norm": jnp.zeros((), jnp.float32), "skipped": jnp.zeros((), jnp.int32)}
@@ -178,39 +222,67 @@ class Learner:
             # A copy: two leaves that share a buffer cannot both be donated.
             ema=None if e.ema is None else jax.tree.map(jnp.copy, params),
             guard=guard,
+            memory=self.new_memory(),
         )
+
+    def new_memory(self) -> Memory | None:
+        """What the first batch of a pass starts from."""
+        return new_memory(self.experiment.model, self.experiment.data.batch_size)
 
     def shardings(self, mesh: jax.sharding.Mesh) -> tuple[PyTree, PyTree]:
         """(abstract TrainState, its shardings), from shapes alone."""
         abstract = jax.eval_shape(self.init_state, jax.ShapeDtypeStruct((), jnp.uint32))
-        names = logical_axes(self.net, self.experiment.data.length)
-        return abstract, partition.state_shardings(abstract, names, mesh, self.experiment.mesh.rules)
+        names = logical_axes(self.whole_net, self.experiment.data.length)
+        shardings = partition.state_shardings(abstract.replace(memory=None), names, mesh, self.experiment.mesh.rules)
+        rows = partition.batch_sharding(mesh)
+        return abstract, shardings.replace(memory=jax.tree.map(lambda _: rows, abstract.memory))
 
     def corrupted(self, state: TrainState, batch: Batch) -> Batch:
         """The batch of `state.step` as the model will see it: what replay and the laws look at."""
-        keys = example_keys(state.seed, CORRUPT, state.step, batch["index"])
-        return self.experiment.objective.corrupt(batch, keys, self.vocab)
+        stage = self.stages[self.stage]
+        progress = (state.step - stage.start) / (stage.stop - stage.start)
+        return self._corrupt(batch, state.seed, CORRUPT, state.step, jnp.float32(progress))
+
+    def corrupted_for_validation(self, batch: Batch) -> Batch:
+        """A batch of a split as validation asks about it: the same whenever it is asked."""
+        return self._corrupt(batch, jnp.uint32(self.experiment.seed), EVALUATE, jnp.int32(0), jnp.float32(1))
+
+    def _corrupt(self, batch: Batch, seed: Array, stream: int, step: Array, progress: Array) -> Batch:
+        context = CorruptContext(
+            vocab=self.vocab,
+            keys=example_keys(seed, stream, step, batch["index"]),
+            fixed_keys=example_keys(seed, FIXED, jnp.int32(0), batch["index"]),
+            step=step,
+            progress=progress,
+            parts=self.experiment.accumulation * partition.active_shards(),
+        )
+        return self.objective.corrupt(batch, context)
 
     def train_step(self, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, Metrics]:
         """One update. With `axis`, the batch is one device's share and sums are taken over that axis (pmap)."""
         e = self.experiment
         total = (lambda tree: jax.lax.psum(tree, axis)) if axis else (lambda tree: tree)
-        batch = self.corrupted(state, batch)
+        batch = _with_memory(self.corrupted(state, batch), state.memory)
         # Weights of the whole batch come first: each microbatch's gradient is then a plain share of the sum.
-        weights = total(e.objective.weights(batch, self.vocab))
+        weights = total(self.objective.weights(batch, self.vocab))
         # Cheaper bits than the default generator's, which cost a third of a step on CPUs.
         key = jax.random.fold_in(jax.random.key(state.seed, impl="rbg"), DROPOUT)
         key = jax.random.fold_in(key, state.step)
         if axis:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))
-        grads, losses = self._accumulate(state.params, batch, weights, key)
+        grads, losses, memory = self._accumulate(state.params, batch, weights, key)
         grads, losses = total(grads), total(losses)
 
         norm = optax.tree.norm(grads)
         direction, opt_state = self.tx.update(grads, state.opt_state, state.params)
         rate = state.hyper["learning_rate"] * e.optimizer.factor(state.step, e.steps)
-        updates = jax.tree.map(lambda d: -rate * d, direction)
-        new = state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+        updates = self._of_this_stage(jax.tree.map(lambda d: -rate * d, direction))
+        new = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            memory=memory,
+        )
         if e.ema is not None:
             new = new.replace(ema=optax.incremental_update(new.params, state.ema, 1 - e.ema))
         metrics = self.report(losses, weights) | {"learning_rate": (rate, 1.0)}
@@ -220,26 +292,37 @@ class Learner:
             metrics["skipped"] = (new.guard["skipped"], 1.0)
         return new, metrics
 
-    def eval_step(self, params: PyTree, batch: Batch, axis: str | None = None) -> Metrics:
-        """Sums and weights over one batch. The question put to an example depends on the seed and on nothing else."""
-        keys = example_keys(jnp.uint32(self.experiment.seed), EVALUATE, jnp.int32(0), batch["index"])
-        objective = self.experiment.objective
-        batch = objective.corrupt(batch, keys, self.vocab)
+    def _of_this_stage(self, updates: PyTree) -> PyTree:
+        """Zero for parameters that only other stages have: weight decay must not wear a head down before its turn."""
+        if len(self.stages) == 1:
+            return updates
+        paths = {path for path, _ in jax.tree_util.tree_leaves_with_path(self._shape(self.net))}
+        return jax.tree_util.tree_map_with_path(lambda path, u: u if path in paths else jnp.zeros_like(u), updates)
+
+    def eval_step(
+        self, state: tuple[PyTree, Memory | None], batch: Batch, axis: str | None = None
+    ) -> tuple[Memory | None, Metrics]:
+        """state: (params, memory of the batch before). The memory for the next batch, and sums with weights over this
+        one."""
+        params, memory = state
+        batch = _with_memory(self.corrupted_for_validation(batch), memory)
 
         def sums(micro):
-            weights = objective.weights(micro, self.vocab)
-            losses = objective.losses(self.net, {"params": params}, micro, StepContext(self.vocab))
-            return {f"loss/{name}": (total, weights[name]) for name, total in losses.totals.items()} | losses.metrics
+            weights = self.objective.weights(micro, self.vocab)
+            losses = self.objective.losses(self.net, {"params": params}, micro, StepContext(self.vocab))
+            terms = {f"loss/{name}": (total, weights[name]) for name, total in losses.totals.items()}
+            return terms | losses.metrics, losses.memory
 
         if self.experiment.accumulation == 1:
-            total = sums(batch)
+            total, memory = sums(batch)
         else:  # what only fits in parts when training only fits in parts here
-            total = jax.tree.map(lambda x: x.sum(axis=0), jax.lax.map(sums, self._microbatches(batch)))
-        return jax.lax.psum(total, axis) if axis else total
+            total, memory = jax.lax.map(sums, self._microbatches(batch))
+            total, memory = jax.tree.map(lambda x: x.sum(axis=0), total), _whole(memory)
+        return memory, jax.lax.psum(total, axis) if axis else total
 
     def loss(self, terms: dict[str, float]) -> float:
         """What is minimised, from the mean of each term."""
-        coefficients = self.experiment.objective.coefficients()
+        coefficients = self.objective.coefficients()
         return sum(coefficients.get(name, 1.0) * value for name, value in terms.items())
 
     def report(self, losses: Losses, weights: dict[str, Array]) -> Metrics:
@@ -247,32 +330,39 @@ class Learner:
         each = {f"loss/{name}": (losses.totals[name], weights[name]) for name in terms} if len(terms) > 1 else {}
         return {"loss": (self.loss(terms), 1.0)} | each | losses.metrics
 
-    def _accumulate(self, params: PyTree, batch: Batch, weights: dict[str, Array], key: Array) -> tuple[PyTree, Losses]:
-        """Gradient of sum_k coefficient_k total_k / weight_k, and the totals, over all microbatches."""
+    def _accumulate(
+        self, params: PyTree, batch: Batch, weights: dict[str, Array], key: Array
+    ) -> tuple[PyTree, Losses, Memory | None]:
+        """Gradient of sum_k coefficient_k total_k / weight_k, the totals over all microbatches, and the memory."""
 
         def objective(params, micro, key):
-            context = StepContext(self.vocab, key)
-            losses = self.experiment.objective.losses(self.net, {"params": params}, micro, context)
-            return self.loss({k: v / _positive(weights[k]) for k, v in losses.totals.items()}), losses
+            losses = self.objective.losses(self.net, {"params": params}, micro, StepContext(self.vocab, key))
+            loss = self.loss({k: v / _positive(weights[k]) for k, v in losses.totals.items()})
+            return loss, (losses.replace(memory=None), losses.memory)
 
-        gradient = jax.grad(objective, has_aux=True)
+        def gradient(*arguments):
+            grads, (losses, memory) = jax.grad(objective, has_aux=True)(*arguments)
+            return (grads, losses), memory
+
         count = self.experiment.accumulation
         if count == 1:
-            return gradient(params, batch, key)
+            (grads, losses), memory = gradient(params, batch, key)
+            return grads, losses, memory
         micro = self._microbatches(batch)
 
         def add(carry, item):
-            result = gradient(params, item[0], jax.random.fold_in(key, item[1]))
-            return jax.tree.map(jnp.add, carry, result), None
+            sums, memory = gradient(params, item[0], jax.random.fold_in(key, item[1]))
+            return jax.tree.map(jnp.add, carry, sums), memory
 
-        shape = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], micro), key)
+        shape, _ = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], micro), key)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
-        return jax.lax.scan(add, zeros, (micro, jnp.arange(count)))[0]
+        (grads, losses), memory = jax.lax.scan(add, zeros, (micro, jnp.arange(count)))
+        return grads, losses, _whole(memory)
 
     def _microbatches(self, batch: Batch) -> Batch:
         """[B, ...] -> [A, B / A, ...]. Microbatch i takes every A-th row: contiguous ones would change devices."""
         count = self.experiment.accumulation
-        return {k: v.reshape((v.shape[0] // count, count) + v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
+        return jax.tree.map(lambda x: x.reshape((x.shape[0] // count, count) + x.shape[1:]).swapaxes(0, 1), batch)
 
     def _guard(self, old: TrainState, new: TrainState, norm: Array) -> TrainState:
         """`new`, or `old` with its step counted, where the gradient is not to be trusted."""
@@ -282,8 +372,22 @@ class Learner:
         # A spike counts as the limit, so that norms that have risen for good are accepted in the end.
         seen = jnp.where(running > 0, 0.98 * running + 0.02 * jnp.minimum(norm, limit), norm)
         guard = {"norm": jnp.where(finite, seen, running), "skipped": old.guard["skipped"] + bad}
-        kept = jax.tree.map(lambda a, b: jnp.where(bad, a, b), old.replace(guard=None), new.replace(guard=None))
-        return kept.replace(step=new.step, guard=guard)
+        learned = lambda state: state.replace(guard=None, memory=None)
+        kept = jax.tree.map(lambda a, b: jnp.where(bad, a, b), learned(old), learned(new))
+        return kept.replace(step=new.step, guard=guard, memory=new.memory)
+
+
+def _with_memory(batch: Batch, memory: Memory | None) -> Batch:
+    """The batch with what its rows start from: the memory, closed where the row before was not the one in the text."""
+    if memory is None:
+        return batch
+    follows_B = (memory.index >= 0) & (batch["index"] == memory.index + 1)
+    return batch | {"memory": memory.replace(open=memory.open & follows_B[:, None], index=batch["index"])}
+
+
+def _whole(memory: Memory | None) -> Memory | None:
+    """[A, B / A, ...] -> [B, ...], the inverse of `_microbatches`."""
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape((-1,) + x.shape[2:]), memory)
 
 
 def _positive(weight: Array) -> Array:
@@ -302,7 +406,10 @@ def _norms(kind: str, tree: PyTree) -> Metrics:
 
 @dataclasses.dataclass
 class Run:
-    """An experiment on this machine's devices: compiled steps, data and state."""
+    """An experiment on this machine's devices: compiled steps, data and state.
+
+    learner: of the last stage, whose question validation asks.
+    """
 
     experiment: Experiment
     learner: Learner
@@ -310,13 +417,15 @@ class Run:
     pipeline: Pipeline
     abstract: PyTree  # TrainState of ShapeDtypeStructs with shardings
     shardings: PyTree
+    _splits: dict[str, Pipeline] = dataclasses.field(default_factory=dict)
+    _steps: dict[int, partition.CompiledStep] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def open(cls, experiment: Experiment, devices: Sequence[jax.Device] | None = None) -> "Run":
         """Opens data and devices (None: all) and checks that everything fits; compiles nothing. Raises UserError."""
         mesh = partition.make_mesh(experiment.mesh, devices)
         experiment.check(mesh)
-        pipeline = Pipeline(experiment.data, seed=experiment.seed)
+        pipeline = Pipeline(experiment.data, seed=experiment.seed, transforms=experiment.objective.transforms())
         learner = Learner(experiment, pipeline.vocab)
         abstract, shardings = learner.shardings(mesh)
         abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
@@ -326,22 +435,40 @@ class Run:
     def shard(self) -> Shard:
         return Shard(*partition.process_part(self.mesh))
 
+    def split(self, name: str) -> Pipeline:
+        """A pass over a split of the prepared data, in order."""
+        if name not in self._splits:
+            e = self.experiment
+            transforms = e.objective.transforms()
+            self._splits[name] = Pipeline(e.data, name, seed=e.seed, shuffle=False, transforms=transforms)
+        return self._splits[name]
+
     def init(self) -> TrainState:
         """A fresh state, made where it will live: no host holds all of it."""
         seed = np.uint32(self.experiment.seed)
         return jax.jit(self.learner.init_state, out_shardings=self.shardings)(seed)
 
-    @functools.cached_property
-    def train_step(self) -> partition.CompiledStep:
-        return self._compile(self.learner.train_step, self.shardings, updates=True)
+    def learner_at(self, step: int) -> Learner:
+        """Of the stage that trains step `step`, counted from 0."""
+        stage = sum(step >= stage.start for stage in self.learner.stages) - 1
+        last = stage == len(self.learner.stages) - 1
+        return self.learner if last else dataclasses.replace(self.learner, stage=stage)
+
+    def train_step(self, step: int) -> partition.CompiledStep:
+        """What trains step `step`, counted from 0: one compiled step a stage."""
+        learner = self.learner_at(step)
+        if learner.stage not in self._steps:
+            self._steps[learner.stage] = self._compile(learner.train_step, self.shardings, self.shardings)
+        return self._steps[learner.stage]
 
     @functools.cached_property
     def eval_step(self) -> partition.CompiledStep:
-        return self._compile(self.learner.eval_step, self.shardings.params, updates=False)
+        memory = self.shardings.memory
+        return self._compile(self.learner.eval_step, (self.shardings.params, memory), memory, donate=False)
 
-    def _compile(self, step, shardings, updates):
+    def _compile(self, step, shardings, out, donate=True):
         config = self.experiment.mesh
-        return partition.compile_step(step, self.mesh, config.rules, shardings, layout=config.layout, updates=updates)
+        return partition.compile_step(step, self.mesh, config.rules, shardings, out, config.layout, donate)
 
     def restore_params(self, workdir: str | Path, step: int | None = None) -> PyTree:
         """What is evaluated of a run: the parameters of its last good checkpoint, or of `step`, or their average."""
@@ -351,9 +478,10 @@ class Run:
 
     def evaluate(self, params: PyTree, split: str = "validation", batches: int | None = None) -> dict[str, float]:
         """Means over a split of the prepared data, every row once: loss, perplexity, accuracy, bits a byte."""
-        pipeline = Pipeline(self.experiment.data, split, shuffle=False)
-        scores = evaluate(self.eval_step, self.learner.loss, params, pipeline.one_pass(batches, self.shard))
-        if "fill" in self.experiment.objective.abilities() and "perplexity" in scores:
+        memory = jax.jit(self.learner.new_memory, out_shardings=self.shardings.memory)()
+        passing = self.split(split).one_pass(batches, self.shard)
+        scores = evaluate(self.eval_step, self.learner.loss, params, memory, passing)
+        if "fill" in self.learner.objective.abilities() and "perplexity" in scores:
             scores["pseudo_perplexity"] = scores.pop("perplexity")  # of masked tokens: no causal model's
         return scores
 
@@ -368,7 +496,7 @@ def train(
       Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     experiment, workdir = run.experiment, Path(workdir)
-    Pipeline(experiment.data, "validation", shuffle=False)  # what would fail after the last step fails now
+    run.split("validation")  # what would fail after the last step fails now
     check_workdir(workdir, experiment)
     checkpoints = Checkpoints(
         workdir / "checkpoints", experiment.checkpoint.keep, experiment.checkpoint.best, on_event=on_event

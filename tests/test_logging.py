@@ -222,7 +222,7 @@ def test_loss_curve(tmp_path):
     logger = make_logger(tmp_path, total_steps=60)
     train(logger, range(1, 61), loss=lambda step: 7 - step / 20)
     logger.evaluation(60, {"loss": 4.2})
-    path = loss_curve(tmp_path, {"unigram entropy": 6.1})
+    path = loss_curve(tmp_path, baselines={"unigram entropy": 6.1})
     assert path == tmp_path / "loss.png" and path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UserError, match="no .*metrics.jsonl"):
         loss_curve(tmp_path / "elsewhere")

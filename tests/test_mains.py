@@ -16,7 +16,6 @@ from ptjax.checkpoint import Checkpoints
 from ptjax.data.pipeline import Pipeline, batch_at
 from ptjax.logging import read_metrics
 from ptjax.metrics import unigram_entropy
-from ptjax.train import EVALUATE, example_keys
 from tests.small import call
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +81,7 @@ def test_the_objective_is_one_word(said, tiny_corpus, tmp_path):
     lines = read_metrics(tmp_path)
     assert [line["step"] for line in lines] == [1, 2] and abs(lines[0]["loss"] - math.log(400)) < 0.5
     assert (tmp_path / "loss.png").stat().st_size > 5000
-    baseline = re.search(r"validation loss ([\d.]+) nats a token.* unigram entropy,? ([\d.]+)", out)
+    baseline = re.search(r"validation nll ([\d.]+) nats a token.* unigram entropy,? ([\d.]+)", out)
     scores = read_metrics(tmp_path, "validation")[-1]
     assert float(baseline[1]) == pytest.approx(scores["nll"], abs=1e-3)
     again = said(pretrain, f"--workdir={tmp_path}")  # the config is the workdir's
@@ -149,8 +148,7 @@ def test_bits_a_byte_of_a_masked_model(said, trained):
     vocab = run.learner.vocab
     tokens, text_bytes = 0.0, 0.0
     for batch in Pipeline(run.experiment.data, "validation", shuffle=False).iterate():
-        keys = example_keys(jnp.uint32(0), EVALUATE, jnp.int32(0), jnp.asarray(batch["index"]))
-        asked = jax.device_get(run.experiment.objective.corrupt(jax.tree.map(jnp.asarray, batch), keys, vocab))
+        asked = jax.device_get(run.learner.corrupted_for_validation(jax.tree.map(jnp.asarray, batch)))
         original = np.take_along_axis(batch["tokens"], asked["positions"], axis=1)
         tokens += asked["weights"].sum()
         text_bytes += (vocab.piece_bytes[original] * asked["weights"]).sum()

@@ -115,12 +115,12 @@ def test_rows_keep_their_order(layout):
 
     def step(scale, batch, axis=None):
         total = jnp.sum(scale * batch["x"] * (1 + batch["index"][:, None]))
-        return {"total": jax.lax.psum(total, axis) if axis else total}
+        return scale, {"total": jax.lax.psum(total, axis) if axis else total}
 
-    compiled = partition.compile_step(step, mesh, Rules(), replicated, layout=layout, updates=False)
+    compiled = partition.compile_step(step, mesh, Rules(), replicated, replicated, layout, donate=False)
     x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
     host = {"index": np.arange(16, dtype=np.int32), "x": x}
     placed = compiled.place(host)
     assert (np.asarray(placed["x"]).reshape(16, 3) == host["x"]).all()
-    found = float(compiled(jax.device_put(np.float32(2), replicated), placed)["total"])
+    found = float(compiled(jax.device_put(np.float32(2), replicated), placed)[1]["total"])
     assert found == pytest.approx(2 * float((host["x"] * (1 + host["index"][:, None])).sum()), rel=1e-4)

@@ -124,7 +124,7 @@ def test_replay_is_the_step_that_training_took(trained, kind):
             assert again.metrics[name] == pytest.approx(logged[name], rel=1e-5), name
 
         wide = restored(run, workdir, step - 1) if step > 1 else run.init()
-        placed = run.train_step.place(batch_at(run.pipeline, step - 1))
+        placed = run.train_step(step - 1).place(batch_at(run.pipeline, step - 1))
         corrupted = jax.device_get(jax.jit(run.learner.corrupted)(wide, placed))
         assert corrupted.keys() == again.batch.keys() and same(corrupted, again.batch)
         weight = run.learner.experiment.objective.weights
@@ -223,7 +223,7 @@ def test_signals_to_the_main_and_the_same_command_again(tiny_corpus, tmp_path):
 def with_bad_step(run: Run, step: int) -> Run:
     """The same run, compiled already, whose learning rate is not a number in that step (counted from 1)."""
     run = dataclasses.replace(run)
-    train_step, run.eval_step = run.train_step, run.eval_step
+    train_step, run.eval_step = run.train_step(0), run.eval_step
 
     class Bad(CompiledStep):
         def __call__(self, state, batch):
@@ -231,7 +231,7 @@ def with_bad_step(run: Run, step: int) -> Run:
                 state = state.replace(hyper=jax.tree.map(lambda x: x * np.float32(np.nan), state.hyper))
             return train_step(state, batch)
 
-    run.train_step = Bad(None, train_step.place)
+    run.train_step = lambda _: Bad(None, train_step.place)
     return run
 
 
@@ -260,11 +260,11 @@ def test_skipped_steps_are_counted_and_change_nothing(tiny_corpus, tmp_path, mon
     first = {step: int(batch_at(run.pipeline, step - 1)["index"][0]) for step in (3, 5)}  # a batch tells its step
 
     def exploding(*arguments, **keywords):
-        grads, found = accumulate(*arguments, **keywords)
+        grads, *found = accumulate(*arguments, **keywords)
         (batch,) = [a for a in arguments if isinstance(a, dict) and "index" in a]
         factor = jnp.where(batch["index"][0] == first[3], jnp.nan, 1.0)
         factor = jnp.where(batch["index"][0] == first[5], 1000.0, factor)
-        return jax.tree.map(lambda g: g * factor, grads), found
+        return jax.tree.map(lambda g: g * factor, grads), *found
 
     monkeypatch.setattr(Learner, "_accumulate", exploding)
     train(run, tmp_path)

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ptjax.data.pipeline import Data, Pipeline
+from ptjax.data.pipeline import Data
 from ptjax.data.prepare import Corpus, prepare
 from ptjax.data.sources import TextFiles
 from ptjax.data.tokenizers import SentencePiece
@@ -23,7 +23,7 @@ from ptjax.logging import Logging
 from ptjax.models import BERT, GPT
 from ptjax.objectives import MLM, CausalLM
 from ptjax.optim import AdamW, Linear
-from ptjax.train import CORRUPT, EVALUATE, Checkpointing, Evaluation, Experiment, Run, example_keys, train
+from ptjax.train import Checkpointing, Evaluation, Experiment, Run, train
 
 SHARED = Path(os.environ.get("PTJAX_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 SHAPE = dict(layers=4, width=256, heads=4, hidden=1024, max_length=128, dropout=0.0, attention_dropout=0.0)
@@ -60,18 +60,13 @@ def record(e: Experiment, folder: Path) -> None:
     weights = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
     np.savez(folder / "weights.npz", **weights)
 
-    corrupt = jax.jit(lambda batch, keys: e.objective.corrupt(batch, keys, run.pipeline.vocab))
-    keys = jax.jit(example_keys, static_argnums=1)
-
-    def posed(batches: Iterable[dict], stream: int):
-        for step, batch in enumerate(batches):
-            step = step if stream == CORRUPT else 0  # the question of validation is the same whenever it is asked
-            yield corrupt(batch, keys(state.seed, stream, np.int32(step), batch["index"]))
-
-    validation = Pipeline(e.data, "validation", shuffle=False)
-    write(folder / "train", posed(run.pipeline.iterate(0, e.steps), CORRUPT), e.steps)
+    corrupted = jax.jit(lambda step, batch: run.learner.corrupted(state.replace(step=step), batch))
+    steps = (corrupted(np.int32(step), batch) for step, batch in enumerate(run.pipeline.iterate(0, e.steps)))
+    write(folder / "train", steps, e.steps)
+    validation = run.split("validation")
     batches = e.evaluation.batches or validation.steps_per_epoch
-    write(folder / "validation", posed(validation.iterate(0, batches), EVALUATE), batches)
+    asked = map(jax.jit(run.learner.corrupted_for_validation), validation.iterate(0, batches))
+    write(folder / "validation", asked, batches)
     settings = {
         **{name: getattr(e.model, name) for name in ("layers", "width", "heads", "hidden", "max_length")},
         **{name: getattr(e.optimizer, name) for name in ("b1", "b2", "eps", "weight_decay", "clip")},

@@ -1,9 +1,12 @@
 """Heads, and the nets that join a body to them. Outside nn/ and models/ a net is `init` and `apply`."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ptjax.config import UserError
 from ptjax.models.base import TextModelConfig, gelu
 from ptjax.nn.attention import Cache
 from ptjax.nn.linear import Linear
@@ -98,3 +101,26 @@ def new_cache(config: TextModelConfig, rows: int, slots: int) -> Cache:
     shape = (config.layers, rows, slots, config.heads, config.width // config.heads)
     zeros = jnp.zeros(shape, config.compute_dtype())
     return Cache(zeros, zeros, jnp.zeros((config.layers,), jnp.int32))
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinedNets:
+    """Nets over one tree of parameters: the body and heads of the same name are shared."""
+
+    nets: tuple[nn.Module, ...]
+
+    def init(self, key: Array, inputs: TextInput) -> PyTree:
+        params = {}
+        for net in self.nets:
+            params = _merged(params, net.init(key, inputs)["params"], "")
+        return {"params": params}
+
+
+def _merged(a: PyTree, b: PyTree, path: str) -> PyTree:
+    if not isinstance(a, dict) or not isinstance(b, dict):
+        shapes = [jax.tree.map(jnp.shape, nn.meta.unbox(x)) for x in (a, b)]
+        if shapes[0] != shapes[1]:
+            raise UserError(f"parameter {path} has shape {shapes[0]} in one objective's net and {shapes[1]} in another's")
+        return a
+    both = {name: _merged(a[name], b[name], f"{path}.{name}".strip(".")) for name in a.keys() & b.keys()}
+    return {**a, **b, **both}

@@ -47,6 +47,16 @@ class CorruptContext:
     fixed_keys: Array
     step: Array
     progress: Array
+    parts: int = 1  # into how many equal parts rows are divided: microbatches times the shards of the mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Steps `start` to `stop` - 1 of a run ask the questions of `objective`."""
+
+    objective: "Objective"
+    start: int
+    stop: int
 
 
 @chz.chz
@@ -66,6 +76,14 @@ class Objective(Config):
         """Whether it hands `batch['memory']` to the body as its state and returns what comes back in `Losses.memory`:
         what a body with segment recurrence needs."""
         return False
+
+    def stages(self, steps: int) -> tuple[Stage, ...]:
+        """Who asks when, in a run of `steps`. Each stage is compiled for itself; the last one asks in validation."""
+        return (Stage(self, 0, steps),)
+
+    def parts(self) -> tuple["Objective", ...]:
+        """The objectives that it is put together from, or itself alone."""
+        return (self,)
 
     def vocabulary(self, vocab: VocabSpec) -> VocabSpec:
         """The vocabulary that the net is built for: the tokenizer's, extended by special ids of its own if need be."""

@@ -18,7 +18,7 @@ from ptjax.train import Experiment, Learner
 SIZE = dict(layers=2, unroll=False, width=32, heads=2, hidden=64, max_length=64, dropout=0.0, attention_dropout=0.0)
 OBJECTIVES = {
     "mlm": MLM(rate=0.2),
-    "mlm-whole-words": MLM(rate=0.3, whole_words=True, mask_share=0.6, random_share=0.2),
+    "mlm-whole-words": MLM(rate=0.3, unit="word", mask_share=0.6, random_share=0.2),
     "causal": CausalLM(),
     "causal-regularised": CausalLM(z_loss=1e-3, label_smoothing=0.1),
 }
@@ -76,8 +76,8 @@ class Trainer:
             mesh = make_mesh(experiment.mesh)
         _, shardings = self.learner.shardings(mesh)
         self.state = jax.jit(self.learner.init_state, out_shardings=shardings)(np.uint32(experiment.seed))
-        arguments = dict(mesh=mesh, rules=experiment.mesh.rules, layout=experiment.mesh.layout)
-        self.step = compile_step(self.learner.train_step, shardings=shardings, **arguments)
+        layout = experiment.mesh.layout
+        self.step = compile_step(self.learner.train_step, mesh, experiment.mesh.rules, shardings, shardings, layout)
 
     def train(self, batches) -> dict[str, float]:
         """Takes a step on each batch; the metrics of the last one."""

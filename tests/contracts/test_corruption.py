@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.objectives import MLM
-from ptjax.train import CORRUPT, example_keys
+from ptjax.train import Learner
+from ptjax.types import TrainState
 
 from . import cases
 
@@ -21,8 +22,9 @@ VOCAB = cases.VOCAB
 def corruption(objective):
     @jax.jit
     def run(batch, seed, step):
-        keys = example_keys(seed, CORRUPT, step, batch["index"])
-        return cases.OBJECTIVES[objective].corrupt(batch, keys, VOCAB)
+        learner = Learner(cases.experiment(objective, "bert"), VOCAB)
+        state = TrainState(step, seed, {}, {}, {})
+        return learner.corrupted(state, batch)
 
     return run
 
@@ -60,7 +62,7 @@ def test_masked_positions(objective, seed, step):
         assert ordinary[chosen].all()
         untouched = np.setdiff1d(np.arange(cases.LENGTH), chosen)
         assert (out["tokens"][row, untouched] == batch["tokens"][row, untouched]).all()
-        if not config.whole_words:
+        if config.unit == "token":
             assert len(chosen) == quota
             continue
         words = word_numbers(batch["tokens"][row], VOCAB)

@@ -62,7 +62,7 @@ def test_another_mesh_sees_the_same(tiny_corpus, tmp_path):
         host = [batch_at(run.pipeline, step) for run in runs]
         assert same(host[0], host[1]) and same(host[0], host[2])
         asked = [
-            jax.jit(run.learner.corrupted)(state.replace(step=np.int32(step)), run.train_step.place(batch))
+            jax.jit(run.learner.corrupted)(state.replace(step=np.int32(step)), run.train_step(step).place(batch))
             for run, state, batch in zip(runs, states, host)
         ]
         assert same(asked[0], asked[1]) and same(asked[0], asked[2])
