@@ -238,6 +238,7 @@ class Tokenizer:
         special = np.array(sp.is_control(everything)) | np.array(sp.is_unknown(everything))
         byte = np.array(sp.is_byte(everything))
         alone = special | np.array([not byte[i] and _is_punctuation(pieces[i]) for i in range(size)])
+        texts = [chr(int(piece[3:5], 16)) if byte[i] else piece for i, piece in enumerate(pieces)]  # <0x3F> is "?"
         text_bytes = [len(piece.replace(SPACE, " ").encode()) for piece in pieces]
         return VocabSpec(
             size=size,
@@ -253,7 +254,7 @@ class Tokenizer:
             special_ids=tuple(np.flatnonzero(special).tolist()),
             starts_word=alone | np.array([piece.startswith(SPACE) for piece in pieces]),
             ends_word=alone,
-            ends_sentence=~special & np.array([piece.endswith(_SENTENCE_ENDS) or "\n" in piece for piece in pieces]),
+            ends_sentence=~special & np.array([text.endswith(_SENTENCE_ENDS) or "\n" in text for text in texts]),
             piece_bytes=np.where(special, 0, np.where(byte, 1, text_bytes)).astype(np.int32),
         )
 

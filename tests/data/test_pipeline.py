@@ -135,6 +135,65 @@ def test_iterate_gives_the_batches_of_batch_at(data, workers):
     assert all(type(array) is np.ndarray for batch in batches for array in batch.values())
 
 
+@pytest.mark.parametrize("length, batch_size", [(32, 24), (32, 7), (128, 13), (256, 3)])
+def test_contiguous_lanes_go_on_from_step_to_step(data, length, batch_size):
+    data = chz.replace(data, length=length, batch_size=batch_size, order="contiguous")
+    pipeline = Pipeline(data)
+    n = pipeline.steps_per_epoch
+    assert n == pipeline.rows // batch_size > 1
+    steps = [batch_at(pipeline, step) for step in range(2 * n + 3)]
+    index = np.stack([batch["index"] for batch in steps])
+    lanes = np.arange(n * batch_size).reshape(batch_size, n).T  # together all rows but the last few, none twice
+    assert np.array_equal(index, np.concatenate([lanes, lanes, lanes[:3]]))
+    plain = Pipeline(chz.replace(data, order="shuffled"))
+    assert all(np.array_equal(batch["tokens"], plain.read_rows(batch["index"])) for batch in steps[: n + 1])
+    again = Pipeline(data, seed=5)
+    assert all(same(batch_at(again, step), steps[step]) for step in (2 * n, 0, n - 1, n, 1))
+    assert all(same(batch, steps[k]) for k, batch in enumerate(again.iterate(n - 2, n + 2), start=n - 2))
+
+
+def test_processes_read_their_own_lanes(data):
+    data = chz.replace(data, order="contiguous")
+    for split, options in (("train", {}), ("validation", {"shuffle": False})):
+        pipeline = Pipeline(data, split, **options)
+        seen = []
+        for i in range(3):
+            parts = [batch_at(pipeline, step, Shard(i, 3)) for step in range(pipeline.steps_per_epoch)]
+            assert all(
+                np.array_equal(p["index"], batch_at(pipeline, s)["index"][8 * i : 8 * i + 8])
+                for s, p in enumerate(parts)
+            )
+            rows = np.concatenate([part["index"] for part in parts])
+            seen.append(set(rows[rows >= 0].tolist()))
+            assert max(seen[-1]) - min(seen[-1]) == len(seen[-1]) - 1  # a part of the split in one piece
+        assert sum(map(len, seen)) == len(set.union(*seen))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 24, 500])
+def test_a_contiguous_pass_reads_each_row_once(data, batch_size):
+    data = chz.replace(data, order="contiguous", batch_size=batch_size)
+    pipeline = Pipeline(data, "validation", shuffle=False)
+    index = np.stack([batch["index"] for batch in pipeline.one_pass()])
+    assert index.shape == (-(-pipeline.rows // batch_size), batch_size)
+    assert sorted(index[index >= 0].tolist()) == list(range(pipeline.rows))
+    goes_on = index[1:] == index[:-1] + 1
+    assert (goes_on | (index[1:] == -1)).all() and (index[1:][goes_on] > 0).all()
+    for batch in pipeline.one_pass(1):
+        assert (batch["tokens"][batch["index"] < 0] == pipeline.vocab.pad_id).all()
+    with pytest.raises(IndexError):
+        batch_at(pipeline, pipeline.steps_per_epoch)
+
+
+def test_contiguous_reading_is_local(data, monkeypatch):
+    pipeline = Pipeline(chz.replace(data, order="contiguous", window=1))
+    reads = []
+    read = pipeline._blocks._read
+    monkeypatch.setattr(pipeline._blocks, "_read", lambda numbers: (reads.extend(numbers), read(numbers))[1])
+    for step in range(pipeline.steps_per_epoch):
+        batch_at(pipeline, step)
+    assert len(reads) < 1.3 * len(pipeline._blocks)  # 4 rows a block; lanes begin inside one
+
+
 def test_fingerprint_is_of_data_and_length(data, tiny_corpus):
     fingerprint = Pipeline(data).fingerprint
     assert Pipeline(chz.replace(data, batch_size=2, window=3), seed=9).fingerprint == fingerprint
@@ -157,6 +216,8 @@ def test_other_mistakes(data):
         Pipeline(data).iterate(0, 3, Shard(0, 7))
     with pytest.raises(UserError, match="no split 'test', only train, validation"):
         Pipeline(data, "test")
+    with pytest.raises(UserError, match=r"batch_size=9000: in contiguous order.*use \d+ or less"):
+        Pipeline(chz.replace(data, batch_size=9000, order="contiguous"))
     for field in ("batch_size", "window"):
         with pytest.raises(UserError, match=f"{field}=0"):
             Pipeline(chz.replace(data, **{field: 0}))

@@ -15,10 +15,11 @@ from ptjax.config import UserError, to_json
 from ptjax.data import prepare as module
 from ptjax.data.blocks import record_header, token_dtype, token_features
 from ptjax.data.manifest import Manifest
-from ptjax.data.pipeline import Data, Pipeline
+from ptjax.data.pipeline import Data, Pipeline, batch_at
 from ptjax.data.prepare import Corpus, prepare, verify
 from ptjax.data.sources import TextFiles
 from ptjax.data.tokenizers import SentencePiece, Tokenizer
+from ptjax.data.transforms import SentencePairs
 
 ROOT = Path(__file__).parents[2]
 
@@ -161,6 +162,25 @@ def test_stream_and_counts_are_true(corpus, texts, boundary, monkeypatch):
         assert counts["bytes"] == tokenizer.vocab.piece_bytes[tokens].sum()
         words = sum(len(text.split()) for text in split_texts)
         assert abs(counts["words"] - words) <= 0.01 * words  # a segment that ends inside a word counts it twice
+
+
+def test_a_corpus_without_an_index_of_documents(prepared, whole):
+    """As they were prepared before there was one: rows are read, sentence pairs ask to prepare, which adds it."""
+    folder, names = Path(prepared.path), [f"documents-{split}.npy" for split in ("train", "validation")]
+    data, pairs = Data(corpus=prepared, length=32), [SentencePairs("next")]
+    manifest = Manifest.load(folder)
+    fingerprint = Pipeline(data).fingerprint
+    for name in names:
+        (folder / name).unlink()
+        del manifest.files[name]
+    manifest.commit(folder)
+    pipeline = Pipeline(data, transforms=[SentencePairs("order")])
+    assert pipeline.fingerprint == fingerprint and batch_at(pipeline, 0)["pair_weight"].sum() > 0
+    with pytest.raises(UserError, match="without an index of its documents.*experiments.prepare"):
+        Pipeline(data, transforms=pairs)
+    prepare(prepared)
+    assert contents(folder) == contents(whole)
+    assert batch_at(Pipeline(data, transforms=pairs), 0)["pair_weight"].sum() > 0
 
 
 def test_unknown_tokens_are_counted(corpus, texts, tmp_path):

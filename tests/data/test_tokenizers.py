@@ -70,6 +70,16 @@ def test_units_are_words_and_punctuation(tokenizer):
         assert word in words
 
 
+def test_sentences_end_where_the_text_says(tokenizer):
+    vocab = tokenizer.vocab
+    ids = tokenizer.encode("one. two? three! four; five\nsix: 3")
+    ends = [tokenizer.decode([i]) for i in ids if vocab.ends_sentence[i]]
+    assert ends == [".", "?", "!", "\n"]  # some a piece of their own, some spelled as a byte
+    assert not vocab.ends_sentence[list(vocab.special_ids)].any() and len(vocab.ends_sentence) == vocab.size
+    assert not vocab.extended(3).ends_sentence[-3:].any() and len(vocab.extended(3).ends_sentence) == vocab.size + 3
+    assert 0 < VocabSpec.synthetic(100).ends_sentence[7:].mean() < 0.5
+
+
 def test_training_is_deterministic_and_silent(capfd):
     config = SentencePiece(vocab_size=500)
     assert config.train(TEXTS) == config.train(iter(TEXTS))
