@@ -59,7 +59,7 @@ class RelativeBias(nn.Module):
 
 
 class BiasedAttention(nn.Module):
-    """Attention of x to `memory`, which is x itself in self-attention; [B, L, D] -> [B, L, D], no biases in the kernels.
+    """Attention of x to `memory`, which is x itself in self-attention; [B, L, D] -> [B, L, D], no biases.
 
     factor: of the published initial deviations, (D K) ** -0.5 for queries, where the missing scale is made up for,
     D ** -0.5 for keys and values, (H K) ** -0.5 for the output.
