@@ -132,7 +132,8 @@ def draw(path: Path, results: dict[str, Result], bits: dict[str, list[tuple[floa
         axis.plot(*zip(*r.curves["training"]), color="#9ecae1", linewidth=0.8, label="training")
         axis.plot(*zip(*r.curves["validation"]), "o-", color="#d94801", markersize=3, linewidth=1.2, label="validation")
         axis.plot(*zip(*r.curves["baseline"]), "--", color="#666666", linewidth=1, label=r.baseline)
-        axis.set_title(f"{r.objective} on {r.body}: {r.validation:.2f}, {r.gap:.2f} below", fontsize=10)
+        side = "below" if r.gap > 0 else "above"
+        axis.set_title(f"{r.objective} on {r.body}: {r.validation:.2f}, {abs(r.gap):.2f} {side}", fontsize=10)
         scores = [y for kind in ("validation", "baseline") for _, y in r.curves[kind]]
         margin = 0.1 * (max(scores) - min(scores)) + 1e-3
         axis.set(ylabel=f"{r.score} (nats)", ylim=(min(scores) - margin, max(scores) + 3 * margin))

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from scipy import stats
 
 from ptjax.config import UserError
-from ptjax.models import BERT, GPT
+from ptjax.models import BERT, GPT, TransformerXL, XLNet
 from ptjax.models.electra_net import generator_config, sample
+from ptjax.models.heads import init
 from ptjax.objectives.base import CorruptContext, StepContext
 from ptjax.objectives.rtd import RTD
 from ptjax.optim import AdamW, Constant
@@ -21,7 +21,7 @@ from ptjax.partition import MeshConfig
 from tests.contracts import cases
 
 SIZE = cases.SIZE | dict(width=32, heads=4, hidden=64)
-BODIES = {"bert": BERT(**SIZE), "gpt": GPT(**SIZE)}
+BODIES = {"bert": BERT(**SIZE), "gpt": GPT(**SIZE), "xl": TransformerXL(**SIZE), "xlnet": XLNet(**SIZE)}
 OBJECTIVE = RTD(rate=0.3, generator=0.5)
 VOCAB = cases.VOCAB
 
@@ -38,8 +38,7 @@ def posed():
 @functools.cache
 def initial(body):
     net = OBJECTIVE.net(BODIES[body], VOCAB)
-    inputs = OBJECTIVE.inputs(posed(), VOCAB)
-    return net, nn.meta.unbox(jax.jit(net.init)(jax.random.key(0), inputs)["params"])
+    return net, jax.jit(lambda key: init(net, key, 24))(jax.random.key(0))
 
 
 class Scripted:
@@ -173,6 +172,17 @@ def test_the_nets_share_the_table_and_nothing_else():
         assert not moved(tree)
     assert moved(discriminator["body"]["layers"]) and moved(discriminator["discriminator_head"])
     assert moved(generator["body"]["embed"]["tokens"]) and moved(discriminator["body"]["embed"]["tokens"])
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_fits_every_text_body(body):
+    """Traced, not run: shapes meet, and the generator of no family makes a table of its own."""
+    net = OBJECTIVE.net(BODIES[body], VOCAB)
+    params = jax.eval_shape(lambda: init(net, jax.random.key(0), 24))
+    tables = [leaf.shape for leaf in jax.tree.leaves(params) if 384 in leaf.shape]
+    assert sorted(tables) == [(384,), (384, 32)], "the generator's output bias, and one table"
+    losses = lambda params: OBJECTIVE.losses(net, {"params": params}, posed(), StepContext(VOCAB, jax.random.key(1)))
+    assert set(jax.eval_shape(losses, params).totals) == {"generator", "discriminator"}
 
 
 def test_documents_do_not_meet():
