@@ -1,0 +1,341 @@
+"""Transformer-XL and XLNet: the numbers of published implementations, frozen by tests/fixtures/make_relative_parity.py;
+a memory is as good as a longer row, and ends where its document ends."""
+
+import functools
+from pathlib import Path
+
+import chz
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ptjax.config import UserError
+from ptjax.data.tokenizers import VocabSpec
+from ptjax.models import TransformerXL, XLNet
+from ptjax.models.heads import init, language_model, new_cache, new_memory
+from ptjax.nn.attention import allowed
+from ptjax.nn.relative import relate
+from ptjax.objectives import CausalLM, StepContext
+from ptjax.objectives.causal import next_token_scores
+from ptjax.types import Mask, Memory, TextInput
+
+FIXTURES = Path(__file__).parent / "fixtures"
+SHAPE = dict(layers=2, width=24, heads=4, hidden=48, dropout=0.0, attention_dropout=0.0, unroll=False)
+VOCAB = 60
+
+# ptjax's parameters of a layer, by Hugging Face's names; a last number is the third of a matrix that is three in one.
+NAMES = {
+    XLNet: {
+        "attention.query.kernel": "transformer.layer.{}.rel_attn.q",
+        "attention.key.kernel": "transformer.layer.{}.rel_attn.k",
+        "attention.value.kernel": "transformer.layer.{}.rel_attn.v",
+        "attention.output.kernel": "transformer.layer.{}.rel_attn.o",
+        "attention.distance.kernel": "transformer.layer.{}.rel_attn.r",
+        "attention.content_bias": "transformer.layer.{}.rel_attn.r_w_bias",
+        "attention.position_bias": "transformer.layer.{}.rel_attn.r_r_bias",
+        "attention.type_bias": "transformer.layer.{}.rel_attn.r_s_bias",
+        "attention.type_keys": "transformer.layer.{}.rel_attn.seg_embed",
+        "attention_norm.scale": "transformer.layer.{}.rel_attn.layer_norm.weight",
+        "attention_norm.bias": "transformer.layer.{}.rel_attn.layer_norm.bias",
+        "mlp.up.kernel": "transformer.layer.{}.ff.layer_1.weight",
+        "mlp.up.bias": "transformer.layer.{}.ff.layer_1.bias",
+        "mlp.down.kernel": "transformer.layer.{}.ff.layer_2.weight",
+        "mlp.down.bias": "transformer.layer.{}.ff.layer_2.bias",
+        "mlp_norm.scale": "transformer.layer.{}.ff.layer_norm.weight",
+        "mlp_norm.bias": "transformer.layer.{}.ff.layer_norm.bias",
+        "body.embed.tokens": "transformer.word_embedding.weight",
+        "body.target": "transformer.mask_emb",
+        "head.bias": "lm_loss.bias",
+    },
+    TransformerXL: {
+        "attention.query.kernel": "layers.{}.dec_attn.qkv_net.weight 0",
+        "attention.key.kernel": "layers.{}.dec_attn.qkv_net.weight 1",
+        "attention.value.kernel": "layers.{}.dec_attn.qkv_net.weight 2",
+        "attention.output.kernel": "layers.{}.dec_attn.o_net.weight",
+        "attention.distance.kernel": "layers.{}.dec_attn.r_net.weight",
+        "attention.content_bias": "layers.{}.dec_attn.r_w_bias",
+        "attention.position_bias": "layers.{}.dec_attn.r_r_bias",
+        "attention_norm.scale": "layers.{}.dec_attn.layer_norm.weight",
+        "attention_norm.bias": "layers.{}.dec_attn.layer_norm.bias",
+        "mlp.up.kernel": "layers.{}.pos_ff.CoreNet.0.weight",
+        "mlp.up.bias": "layers.{}.pos_ff.CoreNet.0.bias",
+        "mlp.down.kernel": "layers.{}.pos_ff.CoreNet.3.weight",
+        "mlp.down.bias": "layers.{}.pos_ff.CoreNet.3.bias",
+        "mlp_norm.scale": "layers.{}.pos_ff.layer_norm.weight",
+        "mlp_norm.bias": "layers.{}.pos_ff.layer_norm.bias",
+        "body.embed.tokens": "word_emb.emb_layers.0.weight",
+    },
+}
+
+
+def net_of(config):
+    return language_model(config, VOCAB, transform=False, bias=isinstance(config, XLNet))
+
+
+class Case:
+    """A model's frozen numbers, and ptjax's net with its weights."""
+
+    def __init__(self, config, name: str):
+        self.config, self.net = config, net_of(config)
+        self.frozen = dict(np.load(FIXTURES / f"parity_{name}.npz"))
+        shapes = jax.eval_shape(lambda: init(self.net, jax.random.key(0), 8))
+        self.params = jax.tree_util.tree_map_with_path(functools.partial(self.leaf, "weight"), shapes)
+
+    def leaf(self, kind, path, target):
+        """The frozen weight or gradient in place of a parameter; rows that pad the vocabulary are large."""
+        names, path = NAMES[type(self.config)], ".".join(key.key for key in path)
+        name, _, third = names[path.removeprefix("body.layers.block.")].partition(" ")
+        layers = range(target.shape[0]) if "{}" in name else [0]
+        values = [self.frozen[f"{kind}/{name.format(i)}"].astype(np.float32) for i in layers]
+        if third:
+            values = [np.split(value, 3)[int(third)] for value in values]
+        if path.endswith("output.kernel"):  # [D, H * K] there
+            values = [np.moveaxis(value, 0, -1) for value in values]
+        elif path.endswith("kernel") and values[0].ndim == 2:  # PyTorch's Linear is [out, in]
+            values = [value.T for value in values]
+        value = np.stack(values) if "{}" in name else values[0]
+        if path in ("body.embed.tokens", "head.bias"):
+            value = np.pad(value, [(0, target.shape[0] - VOCAB)] + [(0, 0)] * (value.ndim - 1), constant_values=7.0)
+        return jnp.asarray(value.reshape(target.shape))
+
+    def hidden(self, params, inputs, state=None):
+        return self.net.apply({"params": params}, inputs, state, method="hidden")
+
+
+@functools.cache
+def xlnet() -> Case:
+    return Case(XLNet(**SHAPE), "xlnet")
+
+
+@functools.cache
+def transformer_xl() -> Case:
+    return Case(TransformerXL(memory=15, **SHAPE), "transformer_xl")
+
+
+def text(tokens, mask, **more) -> TextInput:
+    return TextInput(tokens, np.zeros_like(tokens), mask, **more)  # neither model reads positions
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("types", [False, True])
+def test_xlnet_in_one_stream(layout, types):
+    case = xlnet()
+    f, expected = case.frozen, case.frozen["hidden_with_types" if types else "hidden"]
+    tokens, kinds, valid = f["tokens"].astype(np.int32), f["types"].astype(np.int32), f["valid"]
+    mask = Mask(valid=valid)
+    if layout == "packed":
+        rows = np.broadcast_to(np.arange(len(tokens), dtype=np.int32)[:, None], tokens.shape)
+        tokens, kinds, mask = tokens[valid][None], kinds[valid][None], Mask(segments=rows[valid][None])
+        expected, valid = expected[valid][None], np.ones(tokens.shape, bool)
+    hidden = jax.jit(case.hidden)(case.params, text(tokens, mask, types=kinds if types else None)).last
+    assert expected.std() > 0.3
+    np.testing.assert_allclose(np.asarray(hidden)[valid], expected[valid], atol=1e-4)
+
+
+def test_xlnet_in_two_streams():
+    case, f = xlnet(), xlnet().frozen
+    mask = Mask(valid=f["valid"], order=f["order"].astype(np.int32))
+    more = dict(types=f["types"].astype(np.int32), targets=f["targets"].astype(np.int32))
+    inputs = text(f["tokens"].astype(np.int32), mask, **more)
+
+    def logits(params):
+        queries = case.hidden(params, inputs).queries
+        return case.net.apply({"params": params}, queries, method="logits")[..., :VOCAB]
+
+    def loss(params):
+        values = logits(params)
+        return jnp.tanh(values).sum(), values
+
+    gradient, ours = jax.jit(jax.grad(loss, has_aux=True))(case.params)
+    assert f["logits"].std() > 1
+    np.testing.assert_allclose(ours, f["logits"], atol=1e-4)
+    block = gradient["body"]["layers"]["block"]["attention"]
+    for name, mine in {
+        "mask_emb": gradient["body"]["target"],
+        "layer.0.rel_attn.r": block["distance"]["kernel"][0],
+        "layer.0.rel_attn.r_w_bias": block["content_bias"][0],
+        "layer.0.rel_attn.r_r_bias": block["position_bias"][0],
+        "layer.0.rel_attn.r_s_bias": block["type_bias"][0],
+        "layer.0.rel_attn.seg_embed": block["type_keys"][0],
+    }.items():
+        theirs = f[f"gradient/transformer.{name}"]
+        mine = np.asarray(mine).reshape(theirs.shape)
+        np.testing.assert_allclose(mine, theirs, atol=1e-3 * np.abs(theirs).max(), err_msg=name)
+
+
+@functools.cache
+def reader():
+    return jax.jit(transformer_xl().hidden)
+
+
+def test_transformer_xl_with_a_memory_over_three_rows():
+    case = transformer_xl()
+    memory = new_memory(case.config, 2)
+    for tokens, expected in zip(case.frozen["tokens"].astype(np.int32), case.frozen["hidden"]):
+        hidden = reader()(case.params, text(tokens, Mask(causal=True)), memory)
+        np.testing.assert_allclose(hidden.last, expected, atol=1e-4)
+        memory = hidden.state
+    assert np.asarray(memory.open).all()
+
+
+def test_a_memory_is_as_good_as_a_longer_row():
+    case = transformer_xl()
+    tokens = np.random.default_rng(0).integers(7, VOCAB, (2, 24)).astype(np.int32)
+    whole = jax.jit(case.hidden)(case.params, text(tokens, Mask(causal=True)))
+    assert whole.state is None
+    first = reader()(case.params, text(tokens[:, :12], Mask(causal=True)), new_memory(case.config, 2))
+    second = reader()(case.params, text(tokens[:, 12:], Mask(causal=True)), first.state)
+    np.testing.assert_allclose(np.concatenate([first.last, second.last], axis=1), whole.last, atol=1e-5)
+    closed = first.state.replace(open=jnp.zeros_like(first.state.open))
+    alone = reader()(case.params, text(tokens[:, 12:], Mask(causal=True)), closed)
+    assert np.abs(alone.last - second.last).max() > 0.1
+
+
+# Where boundaries stand in two rows of 12: inside, at the end of the first, at the beginning of the second, and all of
+# them; without one the document fills both rows.
+BOUNDARIES = [(), (4,), (11,), (12,), (0, 15), (4, 11, 23), (4, 12, 15)]
+
+
+@functools.cache
+def losses_of(side: str):
+    vocab, objective = VocabSpec.synthetic(VOCAB, side), CausalLM()
+    config = chz.replace(transformer_xl().config, memory=20)
+    net = objective.net(config, vocab)
+    context = StepContext(vocab)
+    params = transformer_xl().params
+
+    @jax.jit
+    def of_row(tokens, memory):
+        losses = objective.losses(net, {"params": params}, {"tokens": tokens, "memory": memory}, context)
+        return losses.totals["causal"], losses.memory
+
+    @jax.jit
+    def of_whole(tokens):
+        inputs = objective.inputs({"tokens": tokens}, vocab)
+        scores, _ = next_token_scores(net, {"params": params}, inputs, tokens, context)
+        asked = objective.inputs({"tokens": tokens}, vocab).mask.segments
+        return scores.loss * (asked[0, 1:] == asked[0, :-1])
+
+    return vocab, new_memory(config, 1), of_row, of_whole
+
+
+@pytest.mark.parametrize("side", ["end", "begin"])
+def test_documents_go_on_through_the_memory_and_no_further(side):
+    """The loss of two rows with a memory is that of one row of twice the length, but for the token between them."""
+    vocab, empty, of_row, of_whole = losses_of(side)
+    for boundaries in BOUNDARIES:
+        tokens = np.random.default_rng(1).integers(7, VOCAB, (1, 24)).astype(np.int32)
+        tokens[0, list(boundaries)] = vocab.boundary_id
+        first, memory = of_row(tokens[:, :12], empty)
+        second, _ = of_row(tokens[:, 12:], memory)
+        whole = np.asarray(of_whole(tokens))
+        np.testing.assert_allclose(first, whole[:11].sum(), rtol=1e-5)
+        np.testing.assert_allclose(second, whole[12:].sum(), rtol=1e-5, err_msg=str(boundaries))
+        # Another token in the first row changes the second row's loss only where its document goes on to a prediction.
+        document = np.cumsum([i in boundaries for i in range(24)])
+        document -= [side == "end" and i in boundaries for i in range(24)]
+        for at in {1, 6, 10} - set(boundaries):
+            seen = any(document[at] == document[i] == document[i + 1] for i in range(12, 23))
+            other = tokens.copy()
+            other[0, at] = 8 if tokens[0, at] == 7 else 7
+            changed = of_row(other[:, 12:], of_row(other[:, :12], empty)[1])[0]
+            assert bool(changed != second) == seen, (boundaries, at)
+
+
+def test_no_gradient_reaches_the_memory():
+    case = transformer_xl()
+    tokens = case.frozen["tokens"][0].astype(np.int32)
+    memory = new_memory(case.config, 2)
+    memory = Memory(memory.hidden + 0.5, ~memory.open, memory.index)
+
+    def loss(hidden, scale):
+        state = memory.replace(hidden=hidden * scale)
+        return jnp.sum(case.hidden(case.params, text(tokens, Mask(causal=True)), state).last ** 3)
+
+    value = jax.jit(jax.value_and_grad(loss))
+    (before, gradient), (after, _) = value(memory.hidden, 1.0), value(memory.hidden, -1.0)
+    assert before != after and (np.asarray(gradient) == 0).all()
+
+
+def test_memory_under_segments_and_padding():
+    """What stays open, and what sees it, for a row of documents 0 0 1 1 and padding behind a memory of 3."""
+    memory = Memory(None, jnp.array([[False, True, True]]), jnp.array([0]))
+    segments = jnp.array([[0, 0, 1, 1, 1]])
+    mask = Mask(causal=True, segments=segments, valid=jnp.array([[True] * 4 + [False]]))
+    inputs = text(np.zeros((1, 5), np.int32), mask)
+    seen = np.asarray(relate(inputs, 8, memory).row.allowed)[0, 0]
+    expected = [
+        [0, 1, 1, 1, 0, 0, 0, 0],
+        [0, 1, 1, 1, 1, 0, 0, 0],
+        [0, 0, 0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 1, 1, 0],
+    ]
+    np.testing.assert_array_equal(seen[:4], np.array(expected, bool))
+    config = TransformerXL(memory=3, **SHAPE)
+    state = new_memory(config, 1).replace(open=memory.open)
+    params = transformer_xl().params
+    net = net_of(config)
+    after = jax.jit(lambda: net.apply({"params": params}, inputs, state, method="hidden").state)()
+    np.testing.assert_array_equal(after.open, [[True, True, False]])
+
+
+@pytest.mark.parametrize("case", [xlnet, transformer_xl], ids=lambda case: case.__name__)
+def test_cache_in_any_pieces(case):
+    case = case()
+    tokens = np.random.default_rng(2).integers(7, VOCAB, (2, 16)).astype(np.int32)
+    hidden_of = jax.jit(case.hidden)
+    expected = hidden_of(case.params, text(tokens, Mask(causal=True))).last
+    cache, parts = new_cache(case.config, 2, 20), []
+    for piece in (slice(0, 8), slice(8, 16)):
+        hidden = hidden_of(case.params, text(tokens[:, piece], Mask(causal=True)), cache)
+        cache = hidden.state
+        parts.append(hidden.last)
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, atol=1e-5)
+
+
+def test_how_layers_run_does_not_matter():
+    """With dropout off; two streams through a loop, and written out and recomputed."""
+    f = xlnet().frozen
+    mask = Mask(order=f["order"].astype(np.int32))
+    inputs = text(f["tokens"].astype(np.int32), mask, targets=f["targets"].astype(np.int32))
+    results = []
+    for change in (dict(), dict(unroll=True, remat="full")):
+        net = net_of(chz.replace(xlnet().config, **change))
+        loss = lambda p: jnp.tanh(net.apply({"params": p}, inputs, method="hidden").queries).sum()
+        results.append(jax.jit(jax.value_and_grad(loss))(xlnet().params))
+    (value, gradient), (other, other_gradient) = results
+    np.testing.assert_allclose(value, other, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), gradient, other_gradient)
+
+
+def test_masks_without_targets_are_those_of_all_attention():
+    mask = Mask(causal=True, prefix=np.array([[True, True, False, False]]), segments=np.array([[0, 0, 0, 1]]))
+    relations = relate(text(np.zeros((1, 4), np.int32), mask), 8)
+    np.testing.assert_array_equal(relations.row.allowed, allowed(mask, 4, 4))
+    assert len(relations.encodings) == 8 and relations.targets is None  # distances of both signs
+    assert len(relate(text(np.zeros((1, 4), np.int32), Mask(causal=True)), 8).encodings) == 5
+
+
+def test_published_sizes():
+    """Parameters of xlnet-base-cased and xlnet-large-cased (the lm_loss bias aside), and of Transformer-XL's layers."""
+
+    def millions(config, vocab, part=None):
+        inputs = text(np.zeros((1, 8), np.int32), Mask())
+        shapes = jax.eval_shape(lambda: config.build(vocab).init(jax.random.key(0), inputs, train=False))["params"]
+        return sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes if part is None else shapes[part])) / 1e6
+
+    assert millions(XLNet.preset("base"), 32000) == pytest.approx(116.72, abs=0.01)
+    assert millions(XLNet.preset("large"), 32000) == pytest.approx(360.27, abs=0.01)
+    # 5 d_model^2 + 2 d_model d_inner + d_inner + 7 d_model a layer, by the shapes of the published code
+    assert millions(TransformerXL.preset("wt103"), 100, "layers") == pytest.approx(41.08, abs=0.01)
+
+
+def test_impossible_settings():
+    with pytest.raises(UserError, match="wt103"):
+        TransformerXL.preset("huge")
+    with pytest.raises(ValueError, match="memory must be at least 0"):
+        TransformerXL(memory=-1)
+    XLNet().check_length(10_000)
+    with pytest.raises(ValueError, match="TransformerXL"):
+        xlnet().hidden(xlnet().params, text(np.zeros((2, 4), np.int32), Mask()), new_memory(transformer_xl().config, 2))
