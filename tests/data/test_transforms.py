@@ -1,7 +1,5 @@
 """Sentence pairs: text that is verbatim, labels that are true, a question that follows from (seed, step, row)."""
 
-import dataclasses
-import functools
 import pickle
 
 import chz
@@ -13,57 +11,7 @@ from ptjax.config import UserError
 from ptjax.data.pipeline import Data, Pipeline, Shard, batch_at
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.data.transforms import SentencePairs, _bits
-
-VOCAB = {side: VocabSpec.synthetic(5000, side) for side in ("end", "begin")}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Text:
-    """A stream in memory in which no ordinary token comes twice, so that a token tells where it stands."""
-
-    vocab: VocabSpec
-    length: int
-    tokens: np.ndarray
-
-    @classmethod
-    def of(cls, sizes: list[int], length: int, side: str, seed: int = 0) -> "Text":
-        """Documents of so many ordinary tokens."""
-        vocab = VOCAB[side]
-        ids = np.random.default_rng(seed).permutation(np.arange(7, vocab.size))[: sum(sizes)].astype(np.int32)
-        ends = np.cumsum(sizes)
-        return cls(vocab, length, np.insert(ids, ends if side == "end" else ends - sizes, vocab.boundary_id))
-
-    @functools.cached_property
-    def bounds(self) -> list[tuple[int, int]]:
-        marks = np.flatnonzero(self.tokens == self.vocab.boundary_id)
-        edges = [0, *(marks + 1)] if self.vocab.boundary_side == "end" else [*marks, len(self.tokens)]
-        return list(zip(edges[:-1], edges[1:]))
-
-    @property
-    def documents(self) -> int:
-        return len(self.bounds)
-
-    def read(self, start, stop):
-        assert 0 <= start <= stop
-        return self.tokens[start:stop]
-
-    def document_of(self, position):
-        (number,) = [i for i, (start, stop) in enumerate(self.bounds) if start <= position < stop]
-        return number
-
-    def document(self, number):
-        return self.bounds[number]
-
-    def batch(self, rows=None) -> dict[str, np.ndarray]:
-        """All rows, or these; -1 fills up."""
-        full = np.append(self.tokens, np.full(-len(self.tokens) % self.length, self.vocab.pad_id)).astype(np.int32)
-        full = np.append(full.reshape(-1, self.length), np.full((1, self.length), self.vocab.pad_id, np.int32), axis=0)
-        rows = np.arange(len(full) - 1) if rows is None else np.asarray(rows)
-        return {"index": rows.astype(np.int32), "tokens": full[rows]}
-
-    def places(self, tokens: np.ndarray) -> np.ndarray:
-        """Where in the stream these stand."""
-        return np.array([np.flatnonzero(self.tokens == token).item() for token in tokens])
+from tests.streams import Text
 
 
 def split_pair(tokens: np.ndarray, vocab: VocabSpec) -> tuple[np.ndarray, np.ndarray]:
