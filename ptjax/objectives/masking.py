@@ -149,19 +149,16 @@ class MaskedObjective(Objective):
         if self.unit == "word":
             return (first(begins_BL),) * 2
         # The words of the row are cut into spans one after another; a span also ends where a word stands alone.
-        length_BL = jax.vmap(lambda key: self._span_lengths(key, tokens_BL.shape[1]))(keys_B)
-        rows_B1 = jnp.arange(tokens_BL.shape[0])[:, None]
-        word_BL = jnp.cumsum(length_BL, axis=1) - length_BL
-        cut_BW = jnp.zeros(tokens_BL.shape, bool).at[rows_B1, word_BL].set(True, mode="drop")
+        begins_BW = jax.vmap(lambda key: self._span_begins(key, tokens_BL.shape[1]))(keys_B)
         number_BL = jnp.cumsum(begins_BL, axis=1) - 1
-        return first(begins_BL), first(begins_BL & (apart_BL | jnp.take_along_axis(cut_BW, number_BL, axis=1)))
+        return first(begins_BL), first(begins_BL & (apart_BL | jnp.take_along_axis(begins_BW, number_BL, axis=1)))
 
-    def _span_lengths(self, key: Array, count: int) -> Array:
-        """i32[count] in 1 .. span_max, with probabilities in proportion to (1 - p)^length: inverts the distribution."""
-        q = 1 - self.span_p
-        u = jax.random.uniform(key, (count,))
+    def _span_begins(self, key: Array, words: int) -> Array:
+        """bool[words]: inverts the distribution of lengths, in proportion to q^length from 1 to span_max."""
+        q, u = 1 - self.span_p, jax.random.uniform(key, (words,))
         length = 1 + jnp.floor(jnp.log1p(-u * (1 - q**self.span_max)) / math.log(q)).astype(jnp.int32)
-        return jnp.minimum(length, self.span_max)
+        length = jnp.minimum(length, self.span_max)
+        return jnp.zeros(words, bool).at[jnp.cumsum(length) - length].set(True, mode="drop")
 
 
 def ordinary(tokens_BL: Array, vocab: VocabSpec) -> Array:
