@@ -61,9 +61,8 @@ def main() -> None:
                 transforms = [] if kind == "rows" else [SentencePairs(kind)]
                 median, worst = measure(Pipeline(data, transforms=transforms))
                 rows = median * 1e6 / length
-                print(
-                    f"length {length:5}, {kind:5}: median {median:4.1f} M tokens/s, worst {worst:4.1f}; {rows:,.0f} rows"
-                )
+                speed = f"median {median:4.1f} M tokens/s, worst {worst:4.1f}"
+                print(f"length {length:5}, {kind:5}: {speed}; {rows:,.0f} rows/s")
 
 
 if __name__ == "__main__":
