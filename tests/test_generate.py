@@ -12,11 +12,11 @@ import pytest
 from ptjax.config import UserError
 from ptjax.data.pipeline import Pipeline
 from ptjax.generate import MASK, Predictor, Sampling, _cut
+from ptjax.learner import Learner
 from ptjax.models.heads import init
 from ptjax.objectives import CausalLM, Hybrid, MaskedDiffusion, PrefixLM
 from ptjax.objectives.base import packed_input
 from ptjax.optim import AdamW, Constant
-from ptjax.train import Learner
 from tests import small
 
 GREEDY = Sampling(tokens=12, temperature=0)

@@ -41,6 +41,7 @@ LOOP = SHARED | {
     "objectives.base",
     "data",
     "train",
+    "learner",
     "loop",
     "evaluate",
     "checkpoint",

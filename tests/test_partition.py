@@ -8,9 +8,9 @@ from jax.sharding import PartitionSpec as P
 
 from ptjax import partition
 from ptjax.config import UserError
+from ptjax.learner import Learner
 from ptjax.optim import AdamW
 from ptjax.partition import MeshConfig, Rules, make_mesh
-from ptjax.train import Learner
 from tests.contracts import cases
 
 

@@ -22,12 +22,13 @@ import pytest
 from ptjax.checkpoint import Checkpoints
 from ptjax.config import UserError, to_json
 from ptjax.data.pipeline import batch_at
+from ptjax.learner import Learner
 from ptjax.logging import read_metrics
 from ptjax.loop import Interrupted
 from ptjax.optim import LAMB, Lion, Muon
 from ptjax.partition import CompiledStep, MeshConfig
 from ptjax.replay import replay
-from ptjax.train import Checkpointing, Learner, Run, train
+from ptjax.train import Checkpointing, Run, train
 from tests.small import KINDS, experiment
 
 ROOT = Path(__file__).parents[1]

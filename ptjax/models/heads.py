@@ -120,7 +120,7 @@ def _merged(a: PyTree, b: PyTree, path: str) -> PyTree:
     if not isinstance(a, dict) or not isinstance(b, dict):
         shapes = [jax.tree.map(jnp.shape, nn.meta.unbox(x)) for x in (a, b)]
         if shapes[0] != shapes[1]:
-            raise UserError(f"parameter {path} has shape {shapes[0]} in one objective's net and {shapes[1]} in another's")
+            raise UserError(f"{path} has shape {shapes[0]} in one objective's net and {shapes[1]} in another's")
         return a
     both = {name: _merged(a[name], b[name], f"{path}.{name}".strip(".")) for name in a.keys() & b.keys()}
     return {**a, **b, **both}

@@ -9,11 +9,12 @@ from jax.sharding import AxisType
 from ptjax.data.pipeline import Data
 from ptjax.data.prepare import Corpus
 from ptjax.data.tokenizers import VocabSpec
+from ptjax.learner import Learner
 from ptjax.models import BERT, GPT
 from ptjax.objectives import MLM, CausalLM
 from ptjax.optim import SGD, Constant
 from ptjax.partition import MeshConfig, compile_step, make_mesh
-from ptjax.train import Experiment, Learner
+from ptjax.train import Experiment
 
 SIZE = dict(layers=2, unroll=False, width=32, heads=2, hidden=64, max_length=64, dropout=0.0, attention_dropout=0.0)
 OBJECTIVES = {

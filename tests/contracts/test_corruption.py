@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptjax.data.tokenizers import VocabSpec
+from ptjax.learner import Learner
 from ptjax.objectives import MLM
-from ptjax.train import Learner
 from ptjax.types import TrainState
 
 from . import cases

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ptjax.learner import FIXED, Learner, example_keys
 from ptjax.objectives import MLM, CausalLM, Mixed, Part, Phase, Schedule, StepContext
 from ptjax.partition import MeshConfig
-from ptjax.train import FIXED, Learner, example_keys
 
 from ..contracts import cases
 
