@@ -28,9 +28,11 @@ class SentencePairModel(LanguageModel):
 
     pooler: Pooler
 
-    def __call__(self, inputs: TextInput) -> tuple[Array, Array]:
+    def __call__(self, inputs: TextInput) -> Array:
         h_BLD = self.hidden(inputs).last
-        return self.logits(h_BLD), self.answer(h_BLD)
+        if self.is_initializing():  # every head has parameters
+            self.answer(h_BLD)
+        return self.logits(h_BLD)
 
     def answer(self, h_BLD: Array) -> Array:
         """f32[B, 2]: logits of the answers 0 and 1."""
