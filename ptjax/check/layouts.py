@@ -1,0 +1,54 @@
+"""Laws of one training on any layout: a mesh, pmap, and microbatches of unequal weights."""
+
+import jax
+import numpy as np
+
+from ptjax.check.result import Result, at_most, skipped, worst
+from ptjax.check.subject import Subject, distance
+from ptjax.config import UserError
+from ptjax.partition import MeshConfig
+
+TIGHT = 2e-5  # of the largest value of a leaf, in float32
+
+
+def accumulation(subject: Subject) -> Result:
+    """Four microbatches a step train as one batch does."""
+    return _same(subject, accumulation=4)
+
+
+def mesh(subject: Subject) -> Result:
+    """So does a mesh that divides rows, parameters, heads and vocabulary."""
+    devices = jax.device_count()
+    size = {axis: 2 if devices % power == 0 else 1 for axis, power in [("tensor", 2), ("fsdp", 4), ("data", 8)]}
+    if devices == 1:
+        return skipped("there is one device")
+    if np.prod(list(size.values())) != devices:
+        return skipped(f"{devices} devices are not 2, 4 or 8")
+    return _same(subject, mesh=MeshConfig(**size))
+
+
+def pmap(subject: Subject) -> Result:
+    """So does pmap."""
+    devices = jax.device_count()
+    if devices == 1:
+        return skipped("there is one device")
+    if subject.experiment.data.batch_size % devices:
+        return skipped(f"{devices} devices do not divide {subject.experiment.data.batch_size} rows")
+    return _same(subject, mesh=MeshConfig(layout="pmap"))
+
+
+def _same(subject: Subject, **changes) -> Result:
+    """Parameters and metrics after plain descent, against those of one device that takes the batch whole."""
+    results = []
+    for learner, (expected_params, expected) in zip(subject.stages, subject.trained_alone):
+        try:
+            params, metrics = subject.trained(learner, **changes)
+        except UserError as error:
+            return skipped(str(error))
+        gap, what = distance(expected_params, params), "parameters"
+        for key, value in expected.items():
+            apart = abs(metrics.get(key, np.nan) - value) / max(abs(value), 1e-2)
+            if not apart <= gap:
+                gap, what = apart, key
+        results.append((type(learner.objective).__name__, at_most(gap, TIGHT, f"relative gap of {what}")))
+    return worst(results)
