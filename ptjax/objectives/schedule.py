@@ -83,6 +83,14 @@ class Schedule(Objective):
     def abilities(self):
         return self.last.abilities()
 
+    @property
+    def shift(self):
+        return self.last.shift
+
+    @property
+    def decoding(self):
+        return self.last.decoding
+
     def trivial(self, scores, unigram):
         return self.last.trivial(scores, unigram)
 
