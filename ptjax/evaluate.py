@@ -28,9 +28,11 @@ def evaluate(
         for name, pair in jax.device_get(metrics).items():
             sums[name] = sums.get(name, 0.0) + np.asarray(pair, np.float64)
     means = {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
-    terms = {name.removeprefix("loss/"): value for name, value in means.items() if name.startswith("loss/")}
-    result = {"loss": float(loss(terms))}
-    result |= {name: float(mean) for name, mean in means.items() if len(terms) > 1 or "loss/" not in name}
+    names = [name for name in sums if name.startswith("loss/")]
+    # A term that nothing was asked of counts as nothing, as in training: a hybrid's split may have no causal row.
+    terms = {name.removeprefix("loss/"): means[name] for name in names if sums[name][1]}
+    result = {"loss": float(loss(terms)) if terms else math.nan}
+    result |= {name: float(mean) for name, mean in means.items() if len(names) > 1 or name not in names}
     if "nll" in result:
         result["perplexity"] = math.exp(min(result["nll"], 700.0))
     return result
