@@ -12,7 +12,8 @@ from ptjax.train import Evaluation, Experiment
 
 def get_config(steps: int = 1500, corpus: str = "data/stdlib") -> Experiment:
     return Experiment(
-        model=GPT.preset("tiny", layers=4, max_length=128, std=0.05, dropout=0.0, attention_dropout=0.0),
+        # Twice the length: room for objectives that put a source and its target in one row.
+        model=GPT.preset("tiny", layers=4, max_length=256, std=0.05, dropout=0.0, attention_dropout=0.0),
         objective=CausalLM(),
         data=Data(
             corpus=Corpus(path=corpus, source=Stdlib(), tokenizer=SentencePiece(vocab_size=4096)),

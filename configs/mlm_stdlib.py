@@ -18,7 +18,8 @@ from ptjax.train import Evaluation, Experiment
 
 def get_config(length: int = 32, steps: int = 3000, corpus: str = "data/stdlib") -> Experiment:
     return Experiment(
-        model=BERT.preset("tiny", layers=4, max_length=length, std=0.05, dropout=0.0, attention_dropout=0.0),
+        # Twice the length: room for objectives that put a source and its target in one row.
+        model=BERT.preset("tiny", layers=4, max_length=2 * length, std=0.05, dropout=0.0, attention_dropout=0.0),
         objective=MLM(rate=0.15),
         data=Data(
             corpus=Corpus(path=corpus, source=Stdlib(), tokenizer=SentencePiece(vocab_size=4096)),

@@ -1,4 +1,4 @@
-"""Fill masks (MLM) or continue text (CausalLM) with a checkpoint; a text with a mask in it is filled.
+"""Fill masks or continue text with a checkpoint; a text with a mask in it is filled.
 
 python -m experiments.generate --workdir=runs/mlm_stdlib --text='import <mask>' --text='for i in <mask>(10):'
 python -m experiments.generate --workdir=runs/causal --text='def main(' --samples=3 --temperature=0.8 --top-p=0.95
@@ -23,7 +23,7 @@ FLAGS = {
     "--step": dict(type=int, help="of the checkpoint (default: the last good one)"),
     "--top": dict(type=int, default=5, help="guesses shown for each mask (default 5)"),
     "--samples": dict(type=int, default=1, help="continuations of each prompt (default 1)"),
-    "--tokens": dict(type=int, help="length of a continuation (default 64, or what the model has positions for)"),
+    "--tokens": dict(type=int, help="length of a continuation (default 64, or what fits in a row of training)"),
     "--temperature": dict(type=float, default=1.0, help="0 takes the likeliest token (default 1)"),
     "--top-k": dict(type=int, help="draw from the k likeliest tokens only"),
     "--top-p": dict(type=float, help="draw from the likeliest tokens that hold this share of probability"),
@@ -40,11 +40,14 @@ def main(command: cli.Command) -> None:
         raise UserError("--top and --samples are numbers of answers: at least 1")
     run = Run.open(command.config)
     predictor = Predictor.of_workdir(run, command.workdir, flags.step)
-    if "sample" not in run.experiment.objective.abilities() or any(MASK in text for text in texts):
+    able = run.experiment.objective.abilities()
+    if "fill" in able and "sample" not in able or any(MASK in text for text in texts):
+        predictor.require("fill")
         rows = [predictor.encode_masked(text) for text in texts]
         for text, found in zip(texts, predictor.fill(rows, flags.top)):
             show.fills(text, found)
         return
+    predictor.require("sample")
     texts = [text for text in texts for _ in range(flags.samples)]
     prompts = [predictor.tokenizer.encode(text) for text in texts]
     sampling = Sampling(flags.tokens, flags.temperature, flags.top_k, flags.top_p, flags.seed)

@@ -10,7 +10,7 @@ import numpy as np
 from ptjax.checkpoint import Checkpoints
 from ptjax.config import UserError
 from ptjax.partition import MeshConfig
-from ptjax.replay import replay
+from ptjax.replay import Reader, replay
 from ptjax.train import Experiment, Run
 
 from . import cli
@@ -40,46 +40,17 @@ def main(command: cli.Command) -> None:
     if chosen == step - 1 and max(experiment.model.dropout, experiment.model.attention_dropout):
         whose += "; dropout as one device draws it"
     lines = [f"step {step}: loss {result.metrics['loss']:.6f} ({whose})", ""]
-    for i, index in enumerate(result.batch["index"]):
-        lines += [f"--- example {index}, loss {result.row_loss[i]:.4f}", _readable(run, result.batch, i), ""]
+    reader = Reader(run.pipeline.tokenizer, run.learner.vocab)
+    for question in result.questions:
+        asked = f", {question.name}" if question.name else ""
+        for i in np.flatnonzero(question.batch["index"] >= 0):
+            head = f"--- example {question.batch['index'][i]}{asked}, loss {question.row_loss[i]:.4f}"
+            lines += [head, reader.row(question.batch, i), ""]
     folder = workdir / "replay"
     folder.mkdir(exist_ok=True)
     (folder / f"step-{step}.txt").write_text("\n".join(lines), encoding="utf-8")
-    np.savez_compressed(folder / f"step-{step}.npz", row_loss=result.row_loss, **result.batch)
+    np.savez_compressed(folder / f"step-{step}.npz", **result.arrays())
     print(f"{lines[0]}\ntext    {folder / f'step-{step}.txt'}\narrays  {folder / f'step-{step}.npz'}")
-
-
-def _readable(run: Run, batch: dict[str, np.ndarray], row: int) -> str:
-    """The text, with what was changed as [original>shown] and what was asked unchanged as [original]."""
-    tokenizer, shown = run.pipeline.tokenizer, batch["tokens"][row]
-    original = batch.get("original", batch["tokens"])[row]
-    asked = set()
-    if "positions" in batch:
-        weights = batch.get("weights", np.ones_like(batch["positions"]))
-        asked = set(batch["positions"][row][weights[row] > 0].tolist())
-    names = {tokenizer.vocab.mask_id: "<mask>", tokenizer.vocab.boundary_id: "<end>\n", tokenizer.vocab.pad_id: "<pad>"}
-    piece = lambda token: names.get(int(token)) or tokenizer.decode([int(token)])
-    text, plain = [], []
-    for at in range(len(shown)):
-        if at in asked:
-            change = "" if shown[at] == original[at] else f">{piece(shown[at])}"
-            text += [_decode(tokenizer, plain, names), f"[{piece(original[at])}{change}]"]
-            plain = []
-        else:
-            plain.append(int(shown[at]))
-    return "".join([*text, _decode(tokenizer, plain, names)])
-
-
-def _decode(tokenizer, ids: list[int], names: dict[int, str]) -> str:
-    """Decodes runs together, so that characters spelled in bytes come out whole."""
-    text, run = [], []
-    for token in ids:
-        if token in names:
-            text += [tokenizer.decode(run), names[token]]
-            run = []
-        else:
-            run.append(token)
-    return "".join([*text, tokenizer.decode(run)])
 
 
 if __name__ == "__main__":

@@ -399,6 +399,14 @@ def _subclasses(base: type) -> list[type]:
     return list(dict.fromkeys([base, *below]))
 
 
+def published(base: type[Config]) -> list[type[Config]]:
+    """ptjax's own subclasses of `base`, by name, whether imported or not."""
+    _import_all_classes()
+    return sorted(
+        (c for c in _subclasses(base) if c.__module__.startswith("ptjax.") and c is not base), key=lambda c: c.__name__
+    )
+
+
 def _find_class(name: str, bases: Sequence[type[Config]], key: str) -> type[Config]:
     """The class that `name` ("Name" or "module:Name") means for `key`: a Config subclass of one of `bases`."""
     kinds = " or ".join(base.__name__ for base in bases)

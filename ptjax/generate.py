@@ -12,7 +12,7 @@ import numpy as np
 from ptjax.config import UserError
 from ptjax.data.tokenizers import Tokenizer
 from ptjax.models.heads import new_cache
-from ptjax.objectives.base import packed_input
+from ptjax.objectives.base import Objective, packed_input
 from ptjax.train import Experiment, Run
 from ptjax.types import Array, Mask, PyTree, TextInput, TrainState
 
@@ -24,7 +24,7 @@ class Sampling:
     """How the next token is drawn. temperature 0 takes the likeliest; top_k and top_p (Holtzman et al., 2020) cut the
     distribution to the k likeliest pieces, and to the fewest that hold a share p of it.
 
-    tokens: length of a continuation; None: 64, or as many as the model has positions for."""
+    tokens: length of a continuation; None: 64, or as many as fit behind the prompt in a row of training."""
 
     tokens: int | None = None
     temperature: float = 1.0
@@ -69,12 +69,16 @@ class Predictor:
         """The last good checkpoint of a workdir, or the one of `step`."""
         return cls(run.experiment, run.learner.net, run.restore_params(workdir, step), run.pipeline.tokenizer)
 
-    def require(self, ability: str) -> None:
+    def require(self, ability: str) -> tuple[Objective, object]:
+        """(objective, net) that answers; raises UserError where none does."""
         objective = self.experiment.objective
-        if ability not in objective.abilities():
-            able = " and ".join(objective.abilities()) or "neither fill nor sample"
-            name = type(objective).__name__
+        found = objective.able(self.net, ability)
+        if not found:
+            name, able = type(objective).__name__, " and ".join(objective.abilities())
+            if not able:
+                raise UserError(f"{name} teaches a model neither to fill masks nor to sample text")
             raise UserError(f"{name} does not teach a model to {ability}: this checkpoint can {able}")
+        return found
 
     # --- masks ---
 
@@ -91,8 +95,8 @@ class Predictor:
 
     def fill(self, rows: Sequence[np.ndarray], top: int = 5) -> list[list[Fill]]:
         """For each row of ids, its masks in order. Rows may differ in length. No special token fills a mask."""
-        self.require("fill")
-        vocab, shift = self.tokenizer.vocab, self.experiment.objective.shift
+        objective, net = self.require("fill")
+        vocab, shift = self.tokenizer.vocab, objective.shift
         if shift and vocab.boundary_side == "begin":
             rows = [np.concatenate([[vocab.bos_id], row]).astype(np.int32) for row in rows]
         if shift and any(row[0] == vocab.mask_id for row in rows):
@@ -104,7 +108,7 @@ class Predictor:
             row[: len(ids)] = ids
         special = tuple(vocab.special_ids)
         top = min(top, vocab.size - len(special))
-        likely, ids = jax.device_get(_fill(self.net, vocab.size, special, self._packed(tokens), self.params, top))
+        likely, ids = jax.device_get(_fill(net, vocab.size, special, self._packed(tokens), self.params, top))
         return [
             [
                 Fill([self.tokenizer.decode([i]) for i in ids[b, at]], likely[b, at].tolist())
@@ -125,9 +129,9 @@ class Predictor:
         From left to right with a key-value cache, or by taking masks away (`Objective.decoding`): then all of
         `sampling.tokens` come, an end of text among them never.
         """
-        self.require("sample")
+        objective, net = self.require("sample")
         sampling.check()
-        vocab, decoding = self.tokenizer.vocab, self.experiment.objective.decoding
+        vocab, decoding = self.tokenizer.vocab, objective.decoding
         if vocab.boundary_side == "begin":
             prompts = [np.concatenate([[vocab.bos_id], prompt]).astype(np.int32) for prompt in prompts]
         if decoding != "unmask" and not all(len(prompt) for prompt in prompts):
@@ -135,7 +139,7 @@ class Predictor:
         longest = max(len(prompt) for prompt in prompts)
         unread = 0 if decoding == "unmask" else 1  # from left to right the last token is not read
         if sampling.tokens is None:
-            room = max(self._length + unread - longest, 1)
+            room = max(self.trained_length + unread - longest, 1)
             sampling = dataclasses.replace(sampling, tokens=min(64, room))
         self._check_length(longest + sampling.tokens - unread)
         # Padding stands on the left, so that all rows write the same slot of the cache.
@@ -146,13 +150,19 @@ class Predictor:
         key, pads_B = jax.random.key(sampling.seed), jnp.sum(tokens == vocab.pad_id, axis=1)
         if decoding == "unmask":
             special = tuple(vocab.special_ids)
-            out = _unmask(self.net, vocab.size, special, vocab.mask_id, settings, self.params, tokens, pads_B, key)
+            out = _unmask(net, vocab.size, special, vocab.mask_id, settings, self.params, tokens, pads_B, key)
         else:
             special = tuple(i for i in vocab.special_ids if i != vocab.eos_id)
             cache = new_cache(self.experiment.model, len(prompts), longest + sampling.tokens)
             prefix = decoding == "prefix"
-            out = _continue(self.net, vocab.size, special, prefix, settings, self.params, tokens, pads_B, cache, key)
+            out = _continue(net, vocab.size, special, prefix, settings, self.params, tokens, pads_B, cache, key)
         return [row[: np.append(np.flatnonzero(row == vocab.eos_id), len(row))[0]] for row in np.asarray(out)]
+
+    @property
+    def trained_length(self) -> int:
+        """How far back the model has learned to look; behind it positions may exist that no row had."""
+        model = self.experiment.model
+        return min(model.max_length, self.experiment.data.length + model.memory_length)
 
     @property
     def _length(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ptjax import partition
 from ptjax.checkpoint import Checkpoints, check_workdir, restore_params
-from ptjax.config import Config, UserError
+from ptjax.config import Config, UserError, published
 from ptjax.data.pipeline import Data, Pipeline, Shard
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.evaluate import evaluate
@@ -129,10 +129,21 @@ class Experiment(Config):
     def _check_objective(self, objective: Objective) -> None:
         name, body = type(objective).__name__, type(self.model).__name__
         if not objective.needs & self.model.offers:
+            able = [cls.__name__ for cls in published(TextModelConfig) if objective.needs & cls().offers]
             raise UserError(
                 f"{name} needs a body that offers {' or '.join(sorted(objective.needs))}, and {body} offers "
-                f"{' and '.join(sorted(self.model.offers))}: docs/objectives.md shows which trains on which"
+                f"{' and '.join(sorted(self.model.offers))}: set model to {' or '.join(able)}"
             )
+        longest = objective.longest(self.data.length)
+        if "pairs" not in self.model.offers and longest > self.data.length:
+            try:
+                self.model.check_length(longest)
+            except UserError as error:
+                raise UserError(
+                    f"{name} makes rows of data.length={self.data.length} tokens a source and a target, which {body} "
+                    f"reads as one row of {longest} positions, and its position table has {self.model.max_length}: set "
+                    f"model.max_length={longest} or more"
+                ) from error
         if sum(objective.predicted(self.data.length).values()) < 1:
             raise UserError(f"{objective} predicts nothing in rows of data.length={self.data.length}: raise either")
         if not self.model.memory_length:

@@ -64,7 +64,7 @@ def test_dry_run_trains_nothing(said, trained, tmp_path, tiny_corpus, layout):
     width, hidden, vocab = 32, 64, 512
     layer = 4 * (width**2 + width) + 2 * width * hidden + hidden + width + 4 * width
     expected = {
-        "body.embed": (vocab + 32 + 2) * width,
+        "body.embed": (vocab + 64 + 2) * width,
         "body.embed_norm": 2 * width,
         "body.layers": layer,
         "head": width**2 + width + 2 * width + vocab,

@@ -120,6 +120,7 @@ def test_replay_is_the_step_that_training_took(trained, kind):
         alone = Run.open(chz.replace(run.experiment, mesh=MeshConfig()), jax.devices()[:1])
         state = Checkpoints(workdir / "checkpoints").restore(alone.abstract, step - 1)[0] if step > 1 else alone.init()
         again = replay(alone, state, step)
+        [question] = again.questions
         logged = read_metrics(workdir)[step - 1]
         for name in ("loss", "accuracy", "nll", "gradient_norm", "learning_rate"):
             assert again.metrics[name] == pytest.approx(logged[name], rel=1e-5), name
@@ -127,13 +128,13 @@ def test_replay_is_the_step_that_training_took(trained, kind):
         wide = restored(run, workdir, step - 1) if step > 1 else run.init()
         placed = run.train_step(step - 1).place(batch_at(run.pipeline, step - 1))
         corrupted = jax.device_get(jax.jit(run.learner.corrupted)(wide, placed))
-        assert corrupted.keys() == again.batch.keys() and same(corrupted, again.batch)
+        assert corrupted.keys() == question.batch.keys() and same(corrupted, question.batch)
         weight = run.learner.experiment.objective.weights
         each = [
             float(sum(weight({k: v[i : i + 1] for k, v in corrupted.items()}, run.learner.vocab).values()))
             for i in range(16)
         ]
-        mean = float(np.average(again.row_loss, weights=each))
+        mean = float(np.average(question.row_loss, weights=each))
         assert mean == pytest.approx(logged["loss"], rel=1e-5)
     if kind == "mlm":
         assert (corrupted["tokens"] != corrupted["original"]).any()

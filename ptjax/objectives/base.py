@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import chz
 import jax
@@ -85,6 +85,14 @@ class Objective(Config):
         """The objectives that it is put together from, or itself alone."""
         return (self,)
 
+    def questions(self, net, batch: Batch) -> dict[str, tuple["Objective", Any, Batch]]:
+        """Who asks what in a corrupted batch, by which net: it alone, under no name; a mixture's parts under theirs."""
+        return {"": (self, net, batch)}
+
+    def longest(self, length: int) -> int:
+        """Positions that one stack reads for a row of `length` tokens: more where question and answer stand in it."""
+        return length
+
     def vocabulary(self, vocab: VocabSpec) -> VocabSpec:
         """The vocabulary that the net is built for: the tokenizer's, extended by special ids of its own if need be."""
         return vocab
@@ -135,6 +143,10 @@ class Objective(Config):
     def abilities(self) -> tuple[str, ...]:
         """What a model trained so can do without fine-tuning: 'fill' masks, 'sample' text."""
         return ()
+
+    def able(self, net, ability: str) -> tuple["Objective", Any] | None:
+        """Who has the ability, and by which net; a mixture hands it to one of its parts."""
+        return (self, net) if ability in self.abilities() else None
 
     @property
     def shift(self) -> int:

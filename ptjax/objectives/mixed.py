@@ -67,6 +67,10 @@ class Mixed(Objective):
     def parts(self):
         return tuple(part.objective for part in self.mixture)
 
+    def questions(self, net: JoinedNets, batch):
+        named = zip(self._named, net.nets, strict=True)
+        return {name: (objective, part, batch[name]) for (name, objective, _), part in named}
+
     def vocabulary(self, vocab):
         return max((part.objective.vocabulary(vocab) for part in self.mixture), key=lambda vocab: vocab.size)
 
@@ -137,6 +141,14 @@ class Mixed(Objective):
 
     def projected(self, length):
         return math.ceil(sum(share * objective.projected(length) for _, objective, share in self._named))
+
+    def abilities(self):
+        return tuple(dict.fromkeys(ability for part in self.parts() for ability in part.abilities()))
+
+    def able(self, net: JoinedNets, ability):
+        """The first part that has it."""
+        found = (part.able(own, ability) for part, own in zip(self.parts(), net.nets, strict=True))
+        return next((pair for pair in found if pair), None)
 
     def trivial(self, scores, unigram):
         """Of the first part that has one."""

@@ -89,6 +89,9 @@ class Denoising:
         """(source, target): positions of a corrupted row of `length` tokens."""
         return length, max(noise + spans for noise, spans in self._most(length)) + 1 + -(-length // 16)
 
+    def longest(self, length):
+        return sum(self.sizes(length))
+
     def predicted(self, length):
         counts = [noise + spans + 1 for noise, spans in self._most(length)]
         return {"span": sum(counts) / len(counts)}

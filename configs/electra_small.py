@@ -1,0 +1,27 @@
+"""ELECTRA-small's recipe: replaced token detection, your own prepared corpus.
+
+Clark et al., 2020, table 6: 12 layers of width 256, 4 heads, a generator a quarter as large, batches of 128 x 128
+tokens, Adam with rate 5e-4, 10,000 steps of warm-up, linear decay, weight decay 0.01, a million steps. Departures:
+embeddings have the width of the body, 256, where theirs have 128; documents that share a row do not see each other.
+"""
+
+from ptjax.data.pipeline import Data
+from ptjax.data.prepare import Corpus
+from ptjax.models import BERT
+from ptjax.objectives import RTD
+from ptjax.optim import AdamW, Linear
+from ptjax.train import Checkpointing, Evaluation, Experiment
+
+
+def get_config(corpus: str = "data/corpus", length: int = 128) -> Experiment:
+    return Experiment(
+        model=BERT(layers=12, width=256, heads=4, hidden=1024),
+        objective=RTD(rate=0.15, generator=0.25, coefficient=50.0),
+        data=Data(corpus=Corpus(path=corpus), length=length, batch_size=128),
+        optimizer=AdamW(
+            peak_lr=5e-4, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, clip=1.0, schedule=Linear(warmup=10_000)
+        ),
+        steps=1_000_000,
+        checkpoint=Checkpointing(every=10_000, minutes=30.0),
+        evaluation=Evaluation(every=10_000, batches=200),
+    )
