@@ -117,6 +117,7 @@ class Experiment(Config):
         for stage in self.objective.stages(self.steps):
             for objective in stage.objective.parts():
                 self._check_objective(objective)
+            self._check_memory(stage.objective)
         shards = partition.batch_shards(mesh)
         parts = shards * self.accumulation
         if self.data.batch_size % parts:
@@ -132,7 +133,7 @@ class Experiment(Config):
             able = [cls.__name__ for cls in published(TextModelConfig) if objective.needs & cls().offers]
             raise UserError(
                 f"{name} needs a body that offers {' or '.join(sorted(objective.needs))}, and {body} offers "
-                f"{' and '.join(sorted(self.model.offers))}: set model to {' or '.join(able)}"
+                f"{' and '.join(sorted(self.model.offers))}: set model to one of {', '.join(able)}"
             )
         longest = objective.longest(self.data.length)
         if "pairs" not in self.model.offers and longest > self.data.length:
@@ -146,6 +147,9 @@ class Experiment(Config):
                 ) from error
         if sum(objective.predicted(self.data.length).values()) < 1:
             raise UserError(f"{objective} predicts nothing in rows of data.length={self.data.length}: raise either")
+
+    def _check_memory(self, objective: Objective) -> None:
+        name = type(objective).__name__
         if not self.model.memory_length:
             return
         if not objective.carries:

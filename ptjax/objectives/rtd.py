@@ -118,4 +118,4 @@ class RTD(MaskedObjective):
         """What the discriminator is to beat: the entropy of a coin that says "replaced" as often as is true."""
         share = scores["replaced"]
         entropy = -sum(p * math.log(p) for p in (share, 1 - share) if p > 0)
-        return "loss/discriminator", 'always "original", at the right rate', entropy
+        return "loss/discriminator", 'entropy of "replaced or not"', entropy
