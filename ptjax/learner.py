@@ -187,8 +187,7 @@ class Learner:
 
     def loss(self, terms: dict[str, float]) -> float:
         """What is minimised, from the mean of each term."""
-        coefficients = self.objective.coefficients()
-        return sum(coefficients.get(name, 1.0) * value for name, value in terms.items())
+        return sum(self.objective.factor(name) * value for name, value in terms.items())
 
     def report(self, losses: Losses, weights: dict[str, Array]) -> Metrics:
         terms = {name: total / _positive(weights[name]) for name, total in losses.totals.items()}
@@ -239,7 +238,7 @@ class Learner:
         guard = {"norm": jnp.where(finite, seen, running), "skipped": old.guard["skipped"] + bad}
         learned = lambda state: state.replace(guard=None, memory=None)
         kept = jax.tree.map(lambda a, b: jnp.where(bad, a, b), learned(old), learned(new))
-        return kept.replace(step=new.step, guard=guard, memory=new.memory)
+        return kept.replace(step=new.step, guard=guard, memory=_emptied(new.memory, ~finite))
 
 
 def _with_memory(batch: Batch, memory: Memory | None) -> Batch:
@@ -248,6 +247,11 @@ def _with_memory(batch: Batch, memory: Memory | None) -> Batch:
         return batch
     follows_B = (memory.index >= 0) & (batch["index"] == memory.index + 1)
     return batch | {"memory": memory.replace(open=memory.open & follows_B[:, None], index=batch["index"])}
+
+
+def _emptied(memory: Memory | None, where: Array) -> Memory | None:
+    """What is not finite would stay so: even positions that nothing sees are multiplied by 0."""
+    return memory and memory.replace(hidden=jnp.where(where, 0, memory.hidden), open=memory.open & ~where)
 
 
 def _whole(memory: Memory | None) -> Memory | None:

@@ -38,8 +38,8 @@ class CorruptContext:
     """What a question may depend on.
 
     keys: [B], a random key an example, a function of (seed, step, index). fixed_keys: [B], functions of (seed, index)
-    alone, the same at every step. step: i32[]. progress: f32[] in [0, 1], the share of the run that is done;
-    validation always asks the last question, step 0 and progress 1.
+    alone, the same at every step. step: i32[]. progress: f32[] in [0, 1], the share of the objective's stage
+    of the run that is done. Validation always asks the last question, step 0 and progress 1.
     """
 
     vocab: VocabSpec
@@ -117,6 +117,10 @@ class Objective(Config):
     def coefficients(self) -> dict[str, float]:
         """The factor of each term in what is minimised; 1 for a term that is not named."""
         return {}
+
+    def factor(self, term: str) -> float:
+        """The same of one term."""
+        return self.coefficients().get(term, 1.0)
 
     def net(self, body: TextModelConfig, vocab: VocabSpec):
         """The body under this objective's heads: something with `init` and `apply`."""

@@ -1,5 +1,6 @@
 """Several objectives in one run."""
 
+import dataclasses
 import math
 
 import chz
@@ -36,7 +37,7 @@ class Mixed(Objective):
     The loss is the sum of the parts' own mean losses, each times its share. Heads of the same name are one head. A part
     of share p runs on a fixed number of rows, p B and five standard deviations: the price of exact draws with static
     shapes, a third more rows at B = 256 and a tenth at 2048, for p = 1/2. An example beyond that number, one in
-    millions, is dropped and counted in the metric 'dropped'.
+    millions, is dropped; the metric 'dropped' is their share.
     """
 
     mixture: tuple[Part, ...] = chz.field(doc="mixture.0.objective=MLM mixture.1.objective=CausalLM ...")
@@ -59,10 +60,6 @@ class Mixed(Objective):
         names = [type(part.objective).__name__ for part in self.mixture]
         names = [n if names.count(n) == 1 else f"{n}_{names[:i].count(n)}" for i, n in enumerate(names)]
         return list(zip(names, [part.objective for part in self.mixture], self.shares.tolist()))
-
-    @property
-    def needs(self):
-        return frozenset.intersection(*(objective.needs for _, objective, _ in self._named))
 
     def parts(self):
         return tuple(part.objective for part in self.mixture)
@@ -116,18 +113,16 @@ class Mixed(Objective):
             for term, weight in objective.weights(batch[name], vocab).items()
         }
 
-    def coefficients(self):
-        result = {}
-        for name, objective, share in self._named:
-            own = objective.coefficients()
-            for term in objective.predicted(2):
-                result[f"{name}/{term}"] = share * own.get(term, 1.0)
-        return result
+    def factor(self, term):
+        name, _, own = term.partition("/")
+        return next(share * objective.factor(own) for part, objective, share in self._named if part == name)
 
     def losses(self, net: JoinedNets, variables, batch, context) -> Losses:
-        totals, metrics = {}, {"dropped": (batch["dropped"].sum(dtype=jnp.float32), 1.0)}
-        for (name, objective, _), part in zip(self._named, net.nets, strict=True):
-            losses = objective.losses(part, variables, batch[name], context)
+        dropped_B = batch["dropped"].astype(jnp.float32)
+        totals, metrics = {}, {"dropped": (dropped_B.sum(), jnp.ones_like(dropped_B).sum())}
+        for k, ((name, objective, _), part) in enumerate(zip(self._named, net.nets, strict=True)):
+            key = None if context.dropout is None else jax.random.fold_in(context.dropout, k)
+            losses = objective.losses(part, variables, batch[name], dataclasses.replace(context, dropout=key))
             totals |= {f"{name}/{term}": total for term, total in losses.totals.items()}
             metrics |= {f"{name}/{metric}": pair for metric, pair in losses.metrics.items()}
         return Losses(totals, metrics)
@@ -138,9 +133,6 @@ class Mixed(Objective):
             for name, objective, share in self._named
             for term, value in objective.predicted(length).items()
         }
-
-    def projected(self, length):
-        return math.ceil(sum(share * objective.projected(length) for _, objective, share in self._named))
 
     def abilities(self):
         return tuple(dict.fromkeys(ability for part in self.parts() for ability in part.abilities()))
@@ -153,9 +145,13 @@ class Mixed(Objective):
     def trivial(self, scores, unigram):
         """Of the first part that has one."""
         for name, objective, _ in self._named:
-            own = {key.replace(f"{name}/", "", 1): value for key, value in scores.items() if f"{name}/" in key}
-            if found := objective.trivial(own, unigram):
-                return next(key for key, value in scores.items() if value is own[found[0]]), *found[1:]
+            keys = {}  # its own name of a score -> the mixture's: loss/<part>/<term>, <part>/<metric>
+            for key in scores:
+                kind = "loss/" if key.startswith("loss/") else ""
+                if key.startswith(f"{kind}{name}/"):
+                    keys[kind + key.removeprefix(f"{kind}{name}/")] = key
+            if found := objective.trivial({own: scores[key] for own, key in keys.items()}, unigram):
+                return keys[found[0]], *found[1:]
         return None
 
     def flops_per_row(self, body, length, vocab):

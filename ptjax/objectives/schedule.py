@@ -4,7 +4,7 @@ import math
 
 import chz
 
-from ptjax.config import Config
+from ptjax.config import Config, UserError
 from ptjax.models.heads import JoinedNets
 from ptjax.objectives.base import Objective, Stage
 
@@ -45,10 +45,6 @@ class Schedule(Objective):
         return self.phases[-1].objective
 
     @property
-    def needs(self):
-        return frozenset.intersection(*(phase.objective.needs for phase in self.phases))
-
-    @property
     def carries(self):
         return all(phase.objective.carries for phase in self.phases)
 
@@ -57,8 +53,10 @@ class Schedule(Objective):
         for phase in self.phases:
             start, end = end, end + phase.share
             first, stop = round(steps * start / whole), round(steps * end / whole)
-            if stop > first:
-                stages.append(Stage(phase.objective, first, stop))
+            if first == stop:
+                name = type(phase.objective).__name__
+                raise UserError(f"{name} has no step of steps={steps}: more steps, or a larger share of its phase")
+            stages.append(Stage(phase.objective, first, stop))
         return tuple(stages)
 
     def parts(self):
@@ -76,9 +74,6 @@ class Schedule(Objective):
     def predicted(self, length):
         """Of the run's mean row."""
         return _weighted([(phase.share, phase.objective.predicted(length)) for phase in self.phases])
-
-    def projected(self, length):
-        return max(phase.objective.projected(length) for phase in self.phases)
 
     def abilities(self):
         return self.last.abilities()

@@ -128,3 +128,18 @@ def test_a_body_without_memory_takes_contiguous_rows(tiny_corpus, tmp_path):
     e = carrying(tiny_corpus, model=GPT(**SIZE), steps=2)
     state, _ = train(Run.open(e, jax.devices()[:2]), tmp_path)
     assert state.memory is None
+
+
+def test_a_skipped_step_leaves_no_poison(tiny_corpus):
+    """What is not finite in a memory would come back in every row after: it is emptied with the step that is skipped."""
+    run = Run.open(carrying(tiny_corpus, skip_non_finite=True, mesh=MeshConfig()), jax.devices()[:1])
+    state, losses = run.init(), []
+    for step in range(4):
+        if step == 2:
+            bad = jax.tree.map(lambda x: x * np.nan, state.memory.hidden)
+            state = state.replace(memory=state.memory.replace(hidden=bad))
+        compiled = run.train_step(step)
+        state, metrics = compiled(state, compiled.place(batch_at(run.pipeline, step)))
+        losses.append(float(metrics["loss"][0]))
+    assert np.isfinite(losses).tolist() == [True, True, False, True]
+    assert int(state.guard["skipped"]) == 1 and np.isfinite(state.memory.hidden).all()

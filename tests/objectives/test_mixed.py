@@ -71,6 +71,17 @@ def test_loss_is_the_parts_own_means_by_their_shares(asked):
     assert found == pytest.approx(float(0.75 * mlm + 0.25 * mean), rel=1e-5)
 
 
+def test_terms_that_are_no_predictions_keep_their_factor():
+    mixed = Mixed(mixture=(Part(objective=CausalLM(z_loss=1e-4)), Part(objective=MLM(), weight=3.0)))
+    assert mixed.factor("CausalLM/z_loss") == pytest.approx(0.25e-4)
+    assert mixed.factor("MLM/mlm") == 0.75
+
+
+def test_trivial_is_a_parts_own():
+    scores = {"loss": 9.0, "CausalLM/nll": 3.0, "loss/CausalLM/causal": 3.0, "MLM/nll": 4.0}
+    assert MIXED.trivial(scores, 6.0) == ("MLM/nll", "unigram entropy", 6.0)
+
+
 def test_what_does_not_fit_is_dropped_and_counted():
     few = MIXED.rows(0.25, 256, 1)
     assert few == np.ceil(64 + 5 * 48**0.5) and MIXED.rows(0.25, 256, 16) % 16 == 0
@@ -112,4 +123,5 @@ def test_mistakes():
 
 def test_twice_the_same_class_has_two_names():
     twice = chz.replace(MIXED, mixture=(Part(objective=MLM()), Part(objective=MLM(rate=0.4))))
-    assert list(twice.predicted(32)) == ["MLM_0/mlm", "MLM_1/mlm"] == list(twice.coefficients())
+    assert list(twice.predicted(32)) == ["MLM_0/mlm", "MLM_1/mlm"] 
+    assert twice.factor("MLM_1/mlm") == 0.5

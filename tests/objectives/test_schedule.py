@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ptjax.config import from_json, override, to_json
+from ptjax.config import UserError, from_json, override, to_json
 from ptjax.logging import read_metrics
 from ptjax.objectives import MLM, CausalLM, Phase, Schedule
 from ptjax.train import Checkpointing, Run, train
@@ -21,8 +21,9 @@ def test_stages_cover_the_run():
     stages = SCHEDULE.stages(10)
     assert [(stage.start, stage.stop) for stage in stages] == [(0, 6), (6, 10)]
     assert [type(stage.objective) for stage in stages] == [CausalLM, MLM]
-    assert [stage.start for stage in SCHEDULE.stages(1)] == [0]  # a phase too short for a step is left out
-    for steps in range(1, 40):
+    with pytest.raises(UserError, match="MLM has no step of steps=1: more steps, or a larger share"):
+        SCHEDULE.stages(1)
+    for steps in range(2, 40):
         covered = [step for stage in SCHEDULE.stages(steps) for step in range(stage.start, stage.stop)]
         assert covered == list(range(steps))
 
