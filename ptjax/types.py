@@ -43,6 +43,8 @@ class TextInput:
     """What a text body reads. tokens, positions: i32[B, L]; types: i32[B, L] (BERT's sentence A or B) or None.
 
     targets: i32[B, P], positions that a two-stream body is to predict without seeing them (XLNet), or None.
+    scattered: whether a document's tokens may stand apart in the row, its source here and its target there: then the
+      distance of two of them is the difference of their `positions`, not of their places in the row (static).
     """
 
     tokens: Array
@@ -50,6 +52,7 @@ class TextInput:
     mask: Mask
     types: Array | None = None
     targets: Array | None = None
+    scattered: bool = struct.field(pytree_node=False, default=False)
 
 
 @struct.dataclass

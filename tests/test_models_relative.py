@@ -296,6 +296,29 @@ def test_cache_in_any_pieces(case):
     np.testing.assert_allclose(ours[valid[:, :16]], np.asarray(expected)[valid[:, :16]], atol=1e-5)
 
 
+def test_a_scattered_row_is_the_row_in_order():
+    """Its tokens in any places, with the positions that they had: the same hidden states in those places."""
+    case = xlnet()
+    tokens = np.random.default_rng(3).integers(7, VOCAB, (2, 16)).astype(np.int32)
+    order = np.stack([np.random.default_rng(i).permutation(16) for i in (4, 5)]).astype(np.int32)
+    moved = np.take_along_axis(tokens, order, axis=1)
+    straight, scattered = (
+        jax.jit(case.hidden)(case.params, inputs).last
+        for inputs in (text(tokens, Mask()), TextInput(moved, order, Mask(), scattered=True))
+    )
+    assert np.abs(np.asarray(straight)[:, 1:] - straight[:, :-1]).max() > 0.1
+    np.testing.assert_allclose(scattered, np.take_along_axis(np.asarray(straight), order[..., None], axis=1), atol=1e-5)
+    with pytest.raises(ValueError, match="a scattered row is read alone"):
+        relate(TextInput(moved, order, Mask(), scattered=True, targets=order), 8)
+
+
+def test_transformer_xl_ignores_sentence_types():
+    case = transformer_xl()
+    tokens = np.random.default_rng(2).integers(7, VOCAB, (1, 8)).astype(np.int32)
+    plain, typed = (case.hidden(case.params, text(tokens, Mask(), types=types)).last for types in (None, tokens % 2))
+    np.testing.assert_array_equal(plain, typed)
+
+
 def test_how_layers_run_does_not_matter():
     """With dropout off; two streams through a loop, and written out and recomputed."""
     f = xlnet().frozen

@@ -76,7 +76,8 @@ class PrefixModel(LanguageModel):
 
 
 def joined(inputs: PairInput) -> TextInput:
-    """A pair as one row. In every document the target's positions go on after the source's."""
+    """A pair as one row. In every document the target's positions go on after the source's, and distances follow
+    positions: what a body makes of a document depends neither on padding nor on other documents."""
     source, target = inputs.source, inputs.target
     same_BTS = target.mask.segments[:, :, None] == source.mask.segments[:, None, :]
     after_BT = jnp.sum(same_BTS & source.mask.valid[:, None, :], axis=2, dtype=jnp.int32)
@@ -87,7 +88,8 @@ def joined(inputs: PairInput) -> TextInput:
         segments=both(source.mask.segments, target.mask.segments),
         prefix=both(source.mask.valid, jnp.zeros_like(target.mask.valid)),
     )
-    return TextInput(both(source.tokens, target.tokens), both(source.positions, target.positions + after_BT), mask)
+    positions = both(source.positions, target.positions + after_BT)
+    return TextInput(both(source.tokens, target.tokens), positions, mask, scattered=True)
 
 
 def pair_net(config: TextModelConfig, vocab_size: int) -> nn.Module:

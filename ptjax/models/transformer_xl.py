@@ -32,7 +32,8 @@ class TransformerXL(TextModelConfig):
     """Transformer-XL's body: post-norm, ReLU, with u and v of each layer's own (untied, as in the larger models).
 
     Not included are the adaptive softmax and the adaptive embedding, which belong to a vocabulary of words. Without
-    a memory it is a transformer with relative positions, whichever way its mask lets it look.
+    a memory it is a transformer with relative positions, whichever way its mask lets it look. It knows no sentence
+    types.
     """
 
     memory: int = chz.field(default=0, doc="positions of earlier rows that each layer keeps; 0: none")
@@ -115,7 +116,7 @@ class Body(nn.Module):
         drop = lambda x: self.drop(x, deterministic=not train)
         x_BLD = self.embedding(inputs) if embedded is None else embedded
         x_BLD = constrain(drop(x_BLD.astype(self.config.compute_dtype())), "batch", "length", "embed_activation")
-        relations = relate(inputs, self.config.width, state)
+        relations = relate(inputs.replace(types=None), self.config.width, state)
         relations = relations.replace(encodings=drop(relations.encodings))
         cache = state
         if isinstance(state, Memory):

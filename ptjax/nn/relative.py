@@ -17,12 +17,13 @@ class View:
 
     allowed: bool, broadcastable to [B, H, Q, S]; None: everything. other_type: bool[B, 1, Q, S], whether the key is of
     another sentence type than the query; None: there are no types. at: i32[B, Q], where in the row each query stands;
-    None: one at every position.
+    None: one at every position. distance: i32[B, Q, S], where the row is scattered; None: places in the row tell it.
     """
 
     allowed: Array | None
     other_type: Array | None = None
     at: Array | None = None
+    distance: Array | None = None
 
 
 @struct.dataclass
@@ -36,14 +37,17 @@ class Relations:
 
 
 def relate(inputs: TextInput, width: int, state: Memory | Cache | None = None) -> Relations:
-    """Distances, which count positions of the row whatever document they belong to, and who may see whom.
+    """Distances, which count places in the row, or positions where it is scattered, and who may see whom.
 
     state: a cache has a leading axis of layers. A memory stands before the row and is seen where it is open, by those
     of the row's first document.
-    Raises ValueError for what cannot be decoded with a cache: targets and sentence types.
+    Raises ValueError for what cannot be decoded with a cache, targets and sentence types, and for a scattered row with
+    a state or targets.
     """
     mask, length, used = inputs.mask, inputs.tokens.shape[1], None
     keys = first = length
+    if inputs.scattered and not (state is None and inputs.targets is None):
+        raise ValueError("a scattered row is read alone: without a cache, a memory or targets")
     if isinstance(state, Cache):
         if inputs.targets is not None or inputs.types is not None:
             raise ValueError("a key-value cache holds neither targets nor sentence types: read the text as a row")
@@ -55,9 +59,11 @@ def relate(inputs: TextInput, width: int, state: Memory | Cache | None = None) -
         keys = first = view.allowed.shape[-1]
     if inputs.types is not None:
         view = view.replace(other_type=(inputs.types[:, :, None] != inputs.types[:, None, :])[:, None])
+    if inputs.scattered:
+        view = view.replace(distance=inputs.positions[:, :, None] - inputs.positions[:, None, :])
     targets = None if inputs.targets is None else _of_targets(view, inputs.targets, mask.order, length)
     # Distances to keys that come later are left out where no query sees one.
-    behind_only = mask.causal and mask.prefix is None and targets is None
+    behind_only = mask.causal and mask.prefix is None and targets is None and not inputs.scattered
     distances_T = first - jnp.arange(keys + 1 if behind_only else keys + length)
     return Relations(sinusoids(distances_T, width), view, targets)
 
@@ -89,18 +95,21 @@ def sinusoids(distances_T: Array, width: int) -> Array:
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)[:, :width]
 
 
-def by_distance(scores_HBQT: Array, at_BQ: Array | None, length: int, keys: int) -> Array:
+def by_distance(scores_HBQT: Array, view: View, length: int, keys: int) -> Array:
     """From a score for each distance to one for each key, [H, B, Q, S].
 
     Distances fall from `d` to the first key of the query that would stand at `length`; so the query at position l
-    finds its keys at length - l and after, without a gather where there is one query at every position.
+    finds its keys at length - l and after, without a gather where there is one query at every position. Those of a
+    scattered row, which has no memory, fall from `length`, and each key is looked up.
     """
-    if at_BQ is None:
+    if view.distance is not None:
+        return jnp.take_along_axis(scores_HBQT, (length - view.distance)[None], axis=-1)
+    if view.at is None:
         *rows, queries, distances = scores_HBQT.shape
         shifted = scores_HBQT.reshape(*rows, distances, queries)[:, :, 1:]
         return shifted.reshape(*rows, queries, distances - 1)[..., :keys]
     window = lambda scores_T, at: jax.lax.dynamic_slice_in_dim(scores_T, length - at, keys, axis=-1)
-    return jax.vmap(jax.vmap(window, (1, 0), 1), (1, 0), 1)(scores_HBQT, at_BQ)
+    return jax.vmap(jax.vmap(window, (1, 0), 1), (1, 0), 1)(scores_HBQT, view.at)
 
 
 class RelativeAttention(nn.Module):
@@ -177,7 +186,7 @@ class RelativeAttention(nn.Module):
         scores_HBQT = jnp.einsum(
             "BQHK,THK->HBQT", plus(self.position_bias) * scale, r_THK, preferred_element_type=jnp.float32
         )
-        bias_BHQS = by_distance(scores_HBQT, view.at, length, k_BSHK.shape[1]).transpose(1, 0, 2, 3)
+        bias_BHQS = by_distance(scores_HBQT, view, length, k_BSHK.shape[1]).transpose(1, 0, 2, 3)
         if view.other_type is not None:
             types_EHK = self.type_keys.astype(self.dtype)
             same, other = jnp.einsum(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptjax.config import UserError, from_json, override, to_json
-from ptjax.models import GPT, T5
+from ptjax.models import GPT, T5, TransformerXL, XLNet
 from ptjax.models.heads import init
 from ptjax.models.pairs import joined
 from ptjax.objectives import UL2, SpanCorruption
@@ -24,6 +24,7 @@ from ..contracts import cases
 PIECES = cases.VOCAB
 SIZE = dict(layers=2, width=32, heads=2, hidden=64, unroll=False, dropout=0.0, attention_dropout=0.0)
 BODIES = {"t5": T5(**SIZE, head_dim=8), "gpt": GPT(**SIZE, max_length=64)}
+RELATIVE = {"transformer_xl": TransformerXL(**SIZE, std=0.2), "xlnet": XLNet(**SIZE, std=0.2)}
 OBJECTIVES = {"span": SpanCorruption(rate=0.3, mean_span=2.0), "ul2": UL2(), "plain ul2": UL2(mode_tokens=False)}
 
 
@@ -196,7 +197,7 @@ def reader(body: str):
     """(hidden(batch) -> [B, T, D], corrupted batch, vocab): two documents a row, each of which lost something."""
     objective = OBJECTIVES["span"]
     vocab = objective.vocabulary(PIECES)
-    net = objective.net(BODIES[body], vocab)
+    net = objective.net((BODIES | RELATIVE)[body], vocab)
     params = jax.jit(lambda: init(net, jax.random.key(0), 8))()
     tokens = np.random.default_rng(1).integers(7, PIECES.size, (2, 32)).astype(np.int32)
     tokens[:, [11, 31]] = vocab.boundary_id
@@ -249,7 +250,7 @@ def test_the_decoder_does_not_see_its_answer(body):
     assert (moved == (batch["target_segments"] == 0) & np.array([[True], [False]]))[real].all()
 
 
-@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("body", BODIES | RELATIVE)
 def test_packed_is_unpacked(body):
     """Each document of a packed row, alone in a row of its own, has the same hidden states."""
     hidden, batch, vocab = reader(body)
