@@ -58,8 +58,9 @@ class Runs:
         return Trained(run, self.folder / kind)
 
 
-def call(module: ModuleType, *arguments: str) -> int:
-    """The exit code of an experiment's main, run in this process as from a shell; the process stays as it was."""
+def call(module: ModuleType, *arguments: str, **settings) -> int:
+    """The exit code of an experiment's main, run in this process as from a shell; the process stays as it was.
+    settings: what else the main gives to `cli.run`."""
     environment = {name: value for name, value in os.environ.items() if name != "PTJAX_DEBUG"}
     with (
         mock.patch.object(sys, "argv", [module.__name__, *arguments]),
@@ -67,6 +68,6 @@ def call(module: ModuleType, *arguments: str) -> int:
         mock.patch.dict(os.environ, environment, clear=True),
     ):
         try:
-            cli.run(module.main, base=Experiment, flags=module.FLAGS, doc=module.__doc__)
+            cli.run(module.main, base=Experiment, flags=module.FLAGS, doc=module.__doc__, **settings)
         except SystemExit as exit:
             return exit.code

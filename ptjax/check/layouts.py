@@ -13,7 +13,7 @@ TIGHT = 2e-5  # of the largest value of a leaf, in float32
 
 def accumulation(subject: Subject) -> Result:
     """Four microbatches a step train as one batch does."""
-    return _same(subject, accumulation=4)
+    return same(subject, accumulation=4)
 
 
 def mesh(subject: Subject) -> Result:
@@ -24,7 +24,7 @@ def mesh(subject: Subject) -> Result:
         return skipped("there is one device")
     if np.prod(list(size.values())) != devices:
         return skipped(f"{devices} devices are not 2, 4 or 8")
-    return _same(subject, mesh=MeshConfig(**size))
+    return same(subject, mesh=MeshConfig(**size))
 
 
 def pmap(subject: Subject) -> Result:
@@ -34,10 +34,10 @@ def pmap(subject: Subject) -> Result:
         return skipped("there is one device")
     if subject.experiment.data.batch_size % devices:
         return skipped(f"{devices} devices do not divide {subject.experiment.data.batch_size} rows")
-    return _same(subject, mesh=MeshConfig(layout="pmap"))
+    return same(subject, mesh=MeshConfig(layout="pmap"))
 
 
-def _same(subject: Subject, **changes) -> Result:
+def same(subject: Subject, **changes) -> Result:
     """Parameters and metrics after plain descent, against those of one device that takes the batch whole."""
     results = []
     for learner, (expected_params, expected) in zip(subject.stages, subject.trained_alone):

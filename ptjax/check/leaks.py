@@ -60,19 +60,20 @@ def documents(subject: Subject) -> Result:
 def future(subject: Subject) -> Result:
     """Where the mask is causal, or follows an order, another token leaves bitwise the same what precedes it."""
     host = subject.packed(0)
-    inputs = subject.inputs(subject.corrupted(host))
-    pair = isinstance(inputs, PairInput)
-    text = inputs.target if pair else inputs
-    if not text.mask.causal and text.mask.order is None:
-        return skipped("what the body reads, it reads in both directions")
     number, compared, reached = 0.0, 0, 0
-    before = subject.hidden(inputs)
     for round in range(ROUNDS):
+        inputs = subject.inputs(subject.corrupted(host, round))
+        pair = isinstance(inputs, PairInput)
+        text = inputs.target if pair else inputs
+        if not text.mask.causal and text.mask.order is None:
+            return skipped("what the body reads, it reads in both directions")
         place_B = _places(text.tokens, subject, round)
         other = text.replace(tokens=_replaced(text.tokens, place_B, subject))
+        before = subject.hidden(inputs)
         after = subject.hidden(inputs.replace(target=other) if pair else other)
         for row, place in enumerate(place_B):
             blind_L, blind_P = _blind(text, row, place)
+            blind_L &= _valid(text, row)
             gap_L = np.abs(before.last[row] - after.last[row]).max(axis=-1)
             number, compared = max(number, gap_L[blind_L].max(initial=0)), compared + blind_L.sum()
             reached += (gap_L[~blind_L] > 0).sum()
@@ -97,7 +98,9 @@ def _blind(text: TextInput, row: int, place: int) -> tuple[np.ndarray, np.ndarra
     if mask.order is not None:
         blind_L |= mask.order[row] < mask.order[row, place]
         if blind_P is not None:
-            blind_P = blind_P | (mask.order[row, text.targets[row]] <= mask.order[row, place])
+            rank_P = mask.order[row, text.targets[row]]
+            # A target of the lowest rank sees nothing: it only fills up, and attention over nothing is over all.
+            blind_P = (blind_P | (rank_P <= mask.order[row, place])) & (rank_P > mask.order[row].min())
     return blind_L, blind_P
 
 

@@ -9,12 +9,13 @@ HALF = 0.5
 
 
 def learns(subject: Subject) -> Result:
-    """One batch is learned by heart: the mean of each term that predicts falls below half of what it was."""
+    """One batch of few texts is learned by heart: the mean of each term that predicts falls below half of what it
+    was."""
     results = []
     for scan, learner in zip(subject.adam, subject.stages):
         terms = list(learner.objective.predicted(subject.length))
         state, first, shares = scan.start(), None, {}
-        rows = subject.packed(0)
+        rows = subject.packed(0, texts=4)
         for taken in range(Scan.CHUNK, STEPS + 1, Scan.CHUNK):
             state, history = scan.run(state, [rows] * Scan.CHUNK)
             first = first or _means(history[:5], terms)

@@ -161,13 +161,14 @@ class Subject:
     def _ordinary(self) -> dict[int, RandomStream]:
         return {}
 
-    def packed(self, step: int) -> Rows:
+    def packed(self, step: int, texts: int = ROWS) -> Rows:
         """Rows of documents of about ten tokens, in the order of the text from step to step, with <unk> here and there
-        and padding that differs from row to row."""
+        and padding that differs from row to row. texts: how many of the rows differ."""
         rows = self._rows(self._packed, step)
         random = np.random.default_rng(step)
         stop_B = random.integers(self.length // 4, self.length + 1, ROWS)
         rows["tokens"][np.arange(self.length) >= stop_B[:, None]] = self.pieces.pad_id
+        rows["tokens"] = rows["tokens"][np.arange(ROWS) % texts]
         return self._transformed(rows, self._packed, step)
 
     def ordinary(self, step: int, length: int | None = None) -> Rows:

@@ -1,22 +1,40 @@
-"""What the laws run on. A new objective or body joins all of them by adding itself to a list here."""
+"""What the tests of laws run on. What ptjax.objectives and ptjax.models export joins them by itself; one that wants
+settings, or whose laws a pair of PAIRS is to hold on every run of the suite, adds a line here."""
 
 import functools
 
 import jax
 import numpy as np
-from jax.sharding import AxisType
 
+from ptjax import check, models, objectives
+from ptjax.check.subject import distance  # noqa: F401
 from ptjax.data.pipeline import Data
 from ptjax.data.prepare import Corpus
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.learner import Learner
 from ptjax.models import BERT, GPT
-from ptjax.objectives import MLM, CausalLM
+from ptjax.models.base import ModelConfig
+from ptjax.objectives import MLM, CausalLM, Objective, Part, Phase
 from ptjax.optim import SGD, Constant
-from ptjax.partition import MeshConfig, compile_step, make_mesh
+from ptjax.partition import MeshConfig
 from ptjax.train import Experiment
 
 SIZE = dict(layers=2, unroll=False, width=32, heads=2, hidden=64, max_length=64, dropout=0.0, attention_dropout=0.0)
+SETTINGS = {
+    "Mixed": dict(mixture=(Part(objective=MLM(), weight=2.0), Part(objective=CausalLM(), weight=1.0))),
+    "Schedule": dict(phases=(Phase(objective=CausalLM(), share=2.0), Phase(objective=MLM(), share=1.0))),
+}
+
+
+def exported(module, base: type) -> dict[str, type]:
+    """Name -> class, of what a package exports, the base itself left out."""
+    found = {name: getattr(module, name) for name in module.__all__}
+    return {k: v for k, v in found.items() if isinstance(v, type) and issubclass(v, base) and v is not base}
+
+
+# Every objective and every body that ships, as `make check-all` pairs them.
+SHIPPED_OBJECTIVES = {name: cls(**SETTINGS.get(name, {})) for name, cls in exported(objectives, Objective).items()}
+SHIPPED_BODIES = {name: cls() for name, cls in exported(models, ModelConfig).items()}
 OBJECTIVES = {
     "mlm": MLM(rate=0.2),
     "mlm-whole-words": MLM(rate=0.3, unit="word", mask_share=0.6, random_share=0.2),
@@ -24,11 +42,24 @@ OBJECTIVES = {
     "causal-regularised": CausalLM(z_loss=1e-3, label_smoothing=0.1),
 }
 BODIES = {"bert": BERT(**SIZE), "gpt": GPT(**SIZE)}
-# Every kind of objective on every body; other settings of a kind on one body, since compiling is what costs.
-KINDS = ["mlm", "causal"]
-PAIRS = [(kind, body) for kind in KINDS for body in BODIES] + [
-    ("mlm-whole-words", "bert"),
-    ("causal-regularised", "gpt"),
+# Every row and every column of the table, once at least: compiling is what costs.
+PAIRS = [
+    ("MLM", "BERT"),
+    ("CausalLM", "GPT"),
+    ("CausalLM", "TransformerXL"),
+    ("PrefixLM", "BERT"),
+    ("Hybrid", "GPT"),
+    ("MaskedDiffusion", "BERT"),
+    ("RTD", "BERT"),
+    ("NSP", "BERT"),
+    ("SOP", "GPT"),
+    ("PLM", "XLNet"),
+    ("SpanCorruption", "T5"),
+    ("UL2", "GPT"),
+    ("Mixed", "GPT"),
+    ("Schedule", "BERT"),
+    ("mlm-whole-words", "BERT"),
+    ("causal-regularised", "GPT"),
 ]
 
 VOCAB = VocabSpec.synthetic(300)
@@ -39,8 +70,8 @@ ONE = MeshConfig(data=1)
 def experiment(objective, body, **changes) -> Experiment:
     """A small experiment by SGD at a constant rate, under which equal gradients give equal parameters."""
     settings = dict(
-        model=BODIES.get(body, body),
-        objective=OBJECTIVES.get(objective, objective) if isinstance(objective, str) else objective,
+        model=(SHIPPED_BODIES | BODIES)[body] if isinstance(body, str) else body,
+        objective=(SHIPPED_OBJECTIVES | OBJECTIVES)[objective] if isinstance(objective, str) else objective,
         data=Data(corpus=Corpus(path="unused"), length=LENGTH, batch_size=ROWS),
         optimizer=SGD(peak_lr=0.5, momentum=0.0, weight_decay=0.0, schedule=Constant(warmup=0)),
         steps=10,
@@ -65,33 +96,5 @@ def fresh_params(objective: str, body: str):
     return learner, jax.jit(learner.init_state)(np.uint32(0)).params
 
 
-class Trainer:
-    """An experiment compiled for a mesh, without data: the laws give it batches."""
-
-    def __init__(self, experiment: Experiment, vocab: VocabSpec = VOCAB):
-        self.learner = Learner(experiment, vocab)
-        if experiment.mesh is ONE:
-            shape, axes = (1, 1, 1), ("data", "fsdp", "tensor")
-            mesh = jax.make_mesh(shape, axes, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:1])
-        else:
-            mesh = make_mesh(experiment.mesh)
-        _, shardings = self.learner.shardings(mesh)
-        self.state = jax.jit(self.learner.init_state, out_shardings=shardings)(np.uint32(experiment.seed))
-        layout = experiment.mesh.layout
-        self.step = compile_step(self.learner.train_step, mesh, experiment.mesh.rules, shardings, shardings, layout)
-
-    def train(self, batches) -> dict[str, float]:
-        """Takes a step on each batch; the metrics of the last one."""
-        for host in batches:
-            self.state, metrics = self.step(self.state, self.step.place(host))
-        return {name: float(total / weight) for name, (total, weight) in jax.device_get(metrics).items()}
-
-    @property
-    def params(self):
-        return jax.device_get(self.state.params)
-
-
-def distance(a, b) -> float:
-    """Largest difference of two trees, relative to the largest value of the leaf."""
-    gaps = jax.tree.map(lambda x, y: np.abs(x - y).max() / max(np.abs(x).max(), 1e-6), a, b)
-    return max(jax.tree.leaves(gaps))
+def Trainer(experiment: Experiment, vocab: VocabSpec = VOCAB) -> check.Trainer:
+    return check.Trainer(experiment, vocab)
