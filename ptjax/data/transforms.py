@@ -1,6 +1,7 @@
 """Ragged work on the host: what turns a batch of rows into what an objective poses its question about."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import numpy as np
@@ -47,20 +48,23 @@ class SentencePairs:
     """A pair of sentences A, B from each row, and a question about it.
 
     The longest piece of one document in the row is cut at a sentence end, any one as likely as another, or at a word
-    where no sentence ends. In half of the rows (label 0) A and B are its two parts. In the others (label 1), B is
+    where too few sentences end. In half of the rows (label 0) A and B are its two parts. In the others (label 1),
 
-    'next': text of another document, each as likely, from the start of the sentence at a random place, as long as the
-    true one or to the document's end: next sentence prediction (BERT; Devlin et al., 2019).
-    'order': the first part, and A the second: sentence order prediction (ALBERT; Lan et al., 2020).
+    'next': B is text of another document, each as likely, from the start of the sentence (or word) at a random place,
+    as long as the true one or to the document's end: next sentence prediction (BERT; Devlin et al., 2019).
+    'order': the whole sentences (or words) of A and of B have changed places: sentence order prediction (ALBERT; Lan et
+    al., 2020). The parts of sentences at both ends of the piece stay where they are: were they swapped too, an A that
+    ends within a sentence would give the label away; and without them a short row loses half of its text.
 
     "Sentence" is BERT's word for a span of text: A and B together fill the row where they can. What is too long by the
     three control tokens is taken off the longer one, each token from its front or its back (as in BERT's code).
 
-    Adds:
-        pair_tokens int32[b, L]: [CLS] A [SEP] B [SEP], then padding, with L the row length.
-        pair_types int32[b, L]: 1 for B and the [SEP] behind it, else 0.
-        pair_label int32[b]: 0 where B follows A, 1 where it does not.
-        pair_weight float32[b]: 0 for a row that gives no pair, less than two words of one document; then all padding.
+    Adds, under names that begin with the kind:
+        next_tokens int32[b, L]: [CLS] A [SEP] B [SEP], then padding, with L the row length.
+        next_types int32[b, L]: 1 for B and the [SEP] behind it, else 0.
+        next_label int32[b]: 0 where B follows A, 1 where it does not.
+        next_weight float32[b]: 0 for a row that gives no pair, and then is all padding: less than two words of one
+            document ('order': less than two whole words between two others).
     """
 
     kind: Literal["next", "order"]
@@ -82,9 +86,12 @@ class SentencePairs:
         starts, stops = _longest_pieces(rows, vocab)
         for i, index in enumerate(batch["index"].tolist()):
             piece = rows[i, starts[i] : stops[i]]
-            cuts = _sentence_starts(piece, vocab)
-            if not len(cuts):
-                cuts = _word_starts(piece, vocab)
+            for begins in (_sentence_starts, _word_starts):
+                cuts = found = begins(piece, vocab)
+                if self.kind == "order":
+                    cuts = found[1:-1]  # a whole one at least on either side
+                if len(cuts):
+                    break
             if not len(cuts) or index < 0:
                 continue
             bits = _bits(seed, step, index)
@@ -92,16 +99,18 @@ class SentencePairs:
             a, b = piece[:cut], piece[cut:]
             label[i], weight[i] = bits[1] & 1, 1.0
             if label[i] and self.kind == "order":
-                a, b = b, a
+                head, one, other, tail = np.split(piece, [found[0], cut, found[-1]])
+                a, b = np.concatenate([head, other]), np.concatenate([one, tail])
             elif label[i]:
                 own = stream.document_of(index * stream.length + int(starts[i]))
-                b = _from_another(stream, own, len(b), bits[2], bits[3])
+                b = _from_another(stream, own, len(b), begins, bits[2], bits[3])
             a, b = _truncated(a, b, shape[1] - 3, bits[1] >> 1)
             middle, end = len(a) + 2, len(a) + len(b) + 3
             tokens[i, 0], tokens[i, middle - 1], tokens[i, end - 1] = vocab.cls_id, vocab.sep_id, vocab.sep_id
             tokens[i, 1 : middle - 1], tokens[i, middle : end - 1] = a, b
             types[i, middle:end] = 1
-        return batch | {"pair_tokens": tokens, "pair_types": types, "pair_label": label, "pair_weight": weight}
+        added = {"tokens": tokens, "types": types, "label": label, "weight": weight}
+        return batch | {f"{self.kind}_{name}": array for name, array in added.items()}
 
 
 def _longest_pieces(rows_BL: np.ndarray, vocab: VocabSpec) -> tuple[np.ndarray, np.ndarray]:
@@ -125,9 +134,11 @@ def _word_starts(tokens: np.ndarray, vocab: VocabSpec) -> np.ndarray:
     return np.flatnonzero(vocab.starts_word[tokens[1:]] | vocab.ends_word[tokens[:-1]]) + 1
 
 
-def _from_another(stream: Stream, own: int, length: int, document_bits: int, place_bits: int) -> np.ndarray:
-    """`length` tokens, or all, of a random document but `own`, from the start of a sentence that holds a random place;
-    where that lies more than a row back, from the start of the word."""
+def _from_another(
+    stream: Stream, own: int, length: int, begins: Callable, document_bits: int, place_bits: int
+) -> np.ndarray:
+    """`length` tokens, or all, of a random document but `own`, from the start of a sentence (or word, as `begins` says)
+    that holds a random place; where that lies more than a row back, from the start of the word."""
     number = _below(stream.documents - 1, document_bits)
     start, stop = stream.document(number + (number >= own))
     if stream.vocab.boundary_side == "end":
@@ -138,7 +149,7 @@ def _from_another(stream: Stream, own: int, length: int, document_bits: int, pla
     place = start + _below(max(stop - start - length, 0) + 1, place_bits)
     first = max(place - stream.length, start)
     before = stream.read(first, place + 1)
-    found = _sentence_starts(before, stream.vocab)
+    found = begins(before, stream.vocab)
     if not len(found) and first > start:
         found = _word_starts(before, stream.vocab)
     place = first + int(found[-1]) if len(found) else first

@@ -25,7 +25,7 @@ class PairedMLM(MLM):
 
     def corrupt(self, batch, context):
         """As MLM does, of the pair rather than the row."""
-        pair_BL = batch["pair_tokens"]
+        pair_BL = batch[f"{self.kind}_tokens"]
         return batch | self.masked(pair_BL, ordinary(pair_BL, context.vocab), context)
 
     def inputs(self, batch, vocab):
@@ -33,10 +33,10 @@ class PairedMLM(MLM):
         positions_BL = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1], dtype=jnp.int32), tokens_BL.shape)
         # A row is one pair, all of which sees all of it.
         mask = Mask(valid=batch["original"] != vocab.pad_id)
-        return TextInput(tokens_BL, positions_BL, mask, batch["pair_types"])
+        return TextInput(tokens_BL, positions_BL, mask, batch[f"{self.kind}_types"])
 
     def weights(self, batch, vocab):
-        return super().weights(batch, vocab) | {self.term: batch["pair_weight"].sum()}
+        return super().weights(batch, vocab) | {self.term: batch[f"{self.kind}_weight"].sum()}
 
     def net(self, body, vocab):
         return sentence_pair_model(self.model, body, vocab.size)
@@ -44,7 +44,7 @@ class PairedMLM(MLM):
     def scored(self, net, variables, hidden, batch, context):
         losses = super().scored(net, variables, hidden, batch, context)
         logits_B2 = net.apply(variables, hidden.last, method="answer")
-        label_B, weight_B = batch["pair_label"], batch["pair_weight"]
+        label_B, weight_B = batch[f"{self.kind}_label"], batch[f"{self.kind}_weight"]
         nll_B = -jnp.take_along_axis(jax.nn.log_softmax(logits_B2), label_B[:, None], axis=1)[:, 0]
         correct_B = (logits_B2.argmax(axis=1) == label_B).astype(jnp.float32)
         accuracy = {f"{self.term}_accuracy": (jnp.sum(correct_B * weight_B), weight_B.sum())}
@@ -68,7 +68,8 @@ class NSP(PairedMLM):
 
 @chz.chz
 class SOP(PairedMLM):
-    """ALBERT's objective (Lan et al., 2020): MLM, and sentence order prediction: half of the time A and B are swapped.
+    """ALBERT's objective (Lan et al., 2020): MLM, and sentence order prediction: half of the time the sentences of A
+    and B are swapped. Parts of sentences at the row's ends stay there (ALBERT's rows are of whole sentences).
     ALBERT hides spans: unit='span', span_p=0.45, span_max=3 come near its n-grams."""
 
     kind, term, model = "order", "sop", SentenceOrderModel

@@ -175,12 +175,12 @@ def test_a_corpus_without_an_index_of_documents(prepared, whole):
         del manifest.files[name]
     manifest.commit(folder)
     pipeline = Pipeline(data, transforms=[SentencePairs("order")])
-    assert pipeline.fingerprint == fingerprint and batch_at(pipeline, 0)["pair_weight"].sum() > 0
+    assert pipeline.fingerprint == fingerprint and batch_at(pipeline, 0)["order_weight"].sum() > 0
     with pytest.raises(UserError, match="without an index of its documents.*experiments.prepare"):
         Pipeline(data, transforms=pairs)
     prepare(prepared)
     assert contents(folder) == contents(whole)
-    assert batch_at(Pipeline(data, transforms=pairs), 0)["pair_weight"].sum() > 0
+    assert batch_at(Pipeline(data, transforms=pairs), 0)["next_weight"].sum() > 0
 
 
 def test_unknown_tokens_are_counted(corpus, texts, tmp_path):

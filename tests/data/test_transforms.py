@@ -31,10 +31,30 @@ def begins_word(before: int, token: int, vocab: VocabSpec) -> bool:
     return bool(vocab.starts_word[token] or vocab.ends_word[before])
 
 
-def cuts(piece: np.ndarray, vocab: VocabSpec) -> list[int]:
-    """Where a piece may be cut."""
+def begins(piece: np.ndarray, vocab: VocabSpec, kind: str) -> list[int]:
+    """Where its sentences begin, or its words where that is too seldom to cut it."""
     sentences = [k for k in range(1, len(piece)) if begins_sentence(piece[k - 1], piece[k], vocab)]
-    return sentences or [k for k in range(1, len(piece)) if begins_word(piece[k - 1], piece[k], vocab)]
+    if len(sentences) >= {"next": 1, "order": 3}[kind]:
+        return sentences
+    return [k for k in range(1, len(piece)) if begins_word(piece[k - 1], piece[k], vocab)]
+
+
+def cuts(piece: np.ndarray, vocab: VocabSpec, kind: str) -> list[int]:
+    """Where a piece may be cut."""
+    return begins(piece, vocab, kind)[1:-1] if kind == "order" else begins(piece, vocab, kind)
+
+
+def parts(piece: np.ndarray, cut: int, swapped: bool, vocab: VocabSpec) -> tuple[list[int], list[int]]:
+    """A and B; swapped, only what is whole."""
+    edges, piece = begins(piece, vocab, "order"), piece.tolist()
+    if not swapped:
+        return piece[:cut], piece[cut:]
+    return piece[: edges[0]] + piece[cut : edges[-1]], piece[edges[0] : cut] + piece[edges[-1] :]
+
+
+def is_slice(tokens: np.ndarray, whole: list[int]) -> bool:
+    start = whole.index(tokens[0]) if tokens[0] in whole else len(whole)
+    return tokens.tolist() == whole[start : start + len(tokens)]
 
 
 def longest_piece(row: np.ndarray, vocab: VocabSpec) -> np.ndarray:
@@ -59,37 +79,32 @@ def test_pairs_are_verbatim_and_their_labels_true(sizes, length, side, kind, see
     vocab, batch = text.vocab, text.batch()
     out = SentencePairs(kind)(batch, text, seed, step)
     assert out["tokens"] is batch["tokens"] and out["index"] is batch["index"]
-    assert out["pair_tokens"].shape == out["pair_types"].shape == batch["tokens"].shape
-    types = {name: array.dtype for name, array in out.items() if name.startswith("pair")}
-    assert types == dict(pair_tokens=np.int32, pair_types=np.int32, pair_label=np.int32, pair_weight=np.float32)
+    assert out[f"{kind}_tokens"].shape == out[f"{kind}_types"].shape == batch["tokens"].shape
+    types = {name: array.dtype for name, array in out.items() if name.startswith(kind)}
+    names = [f"{kind}_{name}" for name in ("tokens", "types", "label", "weight")]
+    assert types == dict(zip(names, [np.int32, np.int32, np.int32, np.float32]))
     for row, tokens, kinds, label, weight in zip(batch["tokens"], *(out[name] for name in types)):
         piece = longest_piece(row, vocab)
-        if not cuts(piece, vocab):
+        if not cuts(piece, vocab, kind):
             assert weight == 0 and (tokens == vocab.pad_id).all() and not kinds.any() and label == 0
             continue
         assert weight == 1
         a, b = split_pair(tokens, vocab)
         assert (kinds == np.where((np.arange(length) >= len(a) + 2) & (tokens != vocab.pad_id), 1, 0)).all()
         at, bt = text.places(a), text.places(b)
-        assert (np.diff(at) == 1).all() and (np.diff(bt) == 1).all()  # verbatim text, no boundary inside
         own, other = text.document_of(at[0]), text.document_of(bt[0])
         assert text.document_of(bt[-1]) == other
         if kind == "next":
             assert (own != other) == bool(label)
         else:
-            assert own == other and (at[0] > bt[0]) == bool(label)
+            assert own == other
         surplus = max(len(piece) + 3 - length, 0)
-        start = text.places(piece[:1]).item()
         if not (kind == "next" and label):
-            first, second = (b, a) if label else (a, b)
             assert len(a) + len(b) == len(piece) - surplus
-            lost_between = text.places(second[:1]).item() - text.places(first[-1:]).item() - 1
-            assert 0 <= lost_between <= surplus
-            begin = text.places(second[:1]).item() - start
-            assert any(begin - surplus <= cut <= begin for cut in cuts(piece, vocab))
-            if not surplus:
-                assert np.array_equal(np.concatenate([first, second]), piece) and len(first) in cuts(piece, vocab)
+            wholes = [parts(piece, cut, bool(label), vocab) for cut in cuts(piece, vocab, kind)]
+            assert any(is_slice(a, whole_a) and is_slice(b, whole_b) for whole_a, whole_b in wholes)
         else:
+            assert (np.diff(at) == 1).all() and (np.diff(bt) == 1).all()  # verbatim text, no boundary inside
             assert len(a) + len(b) <= length - 3
             assert set(a.tolist()) <= set(piece.tolist())
             start, stop = text.bounds[other]
@@ -99,21 +114,24 @@ def test_pairs_are_verbatim_and_their_labels_true(sizes, length, side, kind, see
                 assert len(b) == min(len(piece) - len(a), inside[-1] + 1 - bt[0])
                 assert len(b) == len(piece) - len(a) or bt[0] == inside[0]
                 back = text.tokens[max(bt[0] - length, inside[0]) : bt[0] + 1]
-                starts = cuts(back, vocab)
+                starts = [k for k in range(1, len(back)) if begins_word(back[k - 1], back[k], vocab)]
+                if begins_sentence(piece[len(a) - 1], piece[len(a)], vocab):  # B's sort of beginning, where there is
+                    starts = begins(back, vocab, "next")
                 assert bt[0] == inside[0] or len(back) - 1 in starts or not starts
 
 
 def test_the_other_sentence_begins_where_a_sentence_does():
     text = Text.of([400] * 4, 64, "end")
-    begins = []
+    found = []
     for step in range(30):
         out = SentencePairs("next")(text.batch(), text, 0, step)
-        for tokens, label, row in zip(out["pair_tokens"], out["pair_label"], out["tokens"]):
+        for tokens, label, row in zip(out["next_tokens"], out["next_label"], out["tokens"]):
             a, b = split_pair(tokens, text.vocab)
-            if label and len(longest_piece(row, text.vocab)) + 3 <= 64:
+            piece = longest_piece(row, text.vocab)
+            if label and len(piece) + 3 <= 64 and begins_sentence(*piece[len(a) - 1 : len(a) + 1], text.vocab):
                 begin = text.places(b[:1]).item()
-                begins.append(begin % 401 == 0 or begins_sentence(*text.tokens[begin - 1 : begin + 1], text.vocab))
-    assert len(begins) > 30 and all(begins)
+                found.append(begin % 401 == 0 or begins_sentence(*text.tokens[begin - 1 : begin + 1], text.vocab))
+    assert len(found) > 30 and all(found)
 
 
 @pytest.mark.parametrize("kind", ["next", "order"])
@@ -122,13 +140,13 @@ def test_shares(kind):
     text = Text.of([300] * 5, 50, "end")
     rows = np.repeat([2], 4000)  # one row, which step by step is asked anew
     pairs = [SentencePairs(kind)(text.batch(rows[:1]), text, 0, step) for step in range(4000)]
-    label = np.array([out["pair_label"][0] for out in pairs])
+    label = np.array([out[f"{kind}_label"][0] for out in pairs])
     assert abs(label.mean() - 0.5) < 0.03
     row = text.batch(rows[:1])["tokens"][0]
-    halves = [split_pair(out["pair_tokens"][0], text.vocab) for out in pairs]
+    halves = [split_pair(out[f"{kind}_tokens"][0], text.vocab) for out in pairs]
     if kind == "order":
         whole = [text.places(b[:1]).item() - 100 for (a, b), no in zip(halves, label) if not no]
-        allowed = cuts(row, text.vocab)
+        allowed = cuts(row, text.vocab, kind)
         assert len(allowed) > 3
         # The three tokens too many shift the cut by as many at most.
         nearest = [max(cut for cut in allowed if cut <= begin) for begin in whole]
@@ -142,11 +160,37 @@ def test_shares(kind):
         assert np.ptp(places % 301) > 200
 
 
+@pytest.mark.parametrize("sentence", [8, 60])
+def test_how_a_and_b_begin_and_end_does_not_tell_the_order(sentence):
+    """Whether the pieces are cut at sentences or, where these are long, at words."""
+    vocab = VocabSpec.synthetic(64)
+    ends, starts = vocab.ends_sentence, vocab.starts_word
+    random = np.random.default_rng(0)
+    others, enders = np.flatnonzero(~ends)[7:], np.flatnonzero(ends)
+    tokens = np.where(
+        random.random(64_000) < 1 / sentence, random.choice(enders, 64_000), random.choice(others, 64_000)
+    )
+    text = Text.join([tokens], 32, vocab)
+    out = SentencePairs("order")(text.batch(np.arange(1, 1999)), text, 0, 0)
+    keep = out["order_weight"] > 0
+    assert keep.mean() > 0.95
+    label, pairs = out["order_label"][keep], [split_pair(row, vocab) for row in out["order_tokens"][keep]]
+    for rule in (
+        lambda a, b: ends[a[-1]],
+        lambda a, b: ends[b[-1]],
+        lambda a, b: starts[a[0]],
+        lambda a, b: starts[b[0]],
+        lambda a, b: len(a) > len(b),
+    ):
+        said = np.array([rule(a, b) for a, b in pairs])
+        assert 0.45 < (said == label).mean() < 0.55
+
+
 def test_a_row_without_a_pair():
     text = Text.of([1, 40, 1, 1, 1, 1, 2], 7, "end")
     out = SentencePairs("next")(text.batch([0, 6, -1]), text, 0, 0)
     assert text.batch([6])["tokens"][0, :2].tolist() != [3, 3]
-    assert out["pair_weight"].tolist() == [1, 0, 0] and (out["pair_tokens"][1:] == text.vocab.pad_id).all()
+    assert out["next_weight"].tolist() == [1, 0, 0] and (out["next_tokens"][1:] == text.vocab.pad_id).all()
 
 
 def test_mistakes():
@@ -187,7 +231,7 @@ def test_pairs_do_not_depend_on_the_reader(data, kind):
     """Any split over processes, worker processes, a pickled pipeline: the same pairs."""
     pipeline = opened(data, kind=kind, seed=3)
     whole = batch_at(pipeline, 7)
-    assert whole["pair_weight"].mean() > 0.9 and 0 < whole["pair_label"].mean() < 1
+    assert whole[f"{kind}_weight"].mean() > 0.9 and 0 < whole[f"{kind}_label"].mean() < 1
     for count in (2, 3):
         parts = [batch_at(pipeline, 7, Shard(i, count)) for i in range(count)]
         assert same({k: np.concatenate([part[k] for part in parts]) for k in whole}, whole)
@@ -195,7 +239,7 @@ def test_pairs_do_not_depend_on_the_reader(data, kind):
     assert same(next(pipeline.iterate(7, 8)), whole)
     if kind == "next":  # reads from the stream
         assert same(next(pipeline.iterate(7, 8, workers=1)), whole)
-    assert not np.array_equal(batch_at(opened(data, kind=kind, seed=4), 7)["pair_label"], whole["pair_label"])
+    assert not np.array_equal(batch_at(opened(data, kind=kind, seed=4), 7)[f"{kind}_label"], whole[f"{kind}_label"])
 
 
 def test_a_row_is_asked_anew_in_every_epoch_and_always_alike_in_validation(data):

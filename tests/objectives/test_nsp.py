@@ -10,7 +10,7 @@ import pytest
 
 from ptjax.data.transforms import SentencePairs
 from ptjax.models.heads import init
-from ptjax.objectives import MLM, NSP, SOP
+from ptjax.objectives import MLM, NSP, SOP, Mixed, Part
 from ptjax.objectives.base import CorruptContext, StepContext
 from ptjax.optim import AdamW, Constant
 from ptjax.partition import MeshConfig
@@ -54,24 +54,24 @@ def test_an_objective_names_its_question():
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_hides_tokens_of_the_pair_as_mlm_does(name):
-    objective, batch = OBJECTIVES[name], pairs(name, rows=[*range(15), -1])
+    objective, batch, kind = OBJECTIVES[name], pairs(name, rows=[*range(15), -1]), OBJECTIVES[name].kind
     question = jax.device_get(poser(name)(batch))
-    assert np.array_equal(question["original"], batch["pair_tokens"])
-    special = np.isin(batch["pair_tokens"], VOCAB.special_ids)
-    assert np.array_equal(question["tokens"][special], batch["pair_tokens"][special])
+    assert np.array_equal(question["original"], batch[f"{kind}_tokens"])
+    special = np.isin(batch[f"{kind}_tokens"], VOCAB.special_ids)
+    assert np.array_equal(question["tokens"][special], batch[f"{kind}_tokens"][special])
     hidden = np.zeros_like(special)
     for i, (places, weights) in enumerate(zip(question["positions"], question["weights"])):
         hidden[i, places[weights > 0]] = True
     assert not (hidden & special).any()
     assert hidden.sum(axis=1).tolist() == [round(0.2 * n) for n in (~special).sum(axis=1)]
-    assert (question["tokens"] == batch["pair_tokens"])[~hidden].all()
+    assert (question["tokens"] == batch[f"{kind}_tokens"])[~hidden].all()
     weights = objective.weights(question, VOCAB)
     assert set(weights) == {"mlm", name} and weights["mlm"] == hidden.sum()
-    assert 10 < weights[name] == batch["pair_weight"].sum() < 16
+    assert 10 < weights[name] == batch[f"{kind}_weight"].sum() < 16
     inputs = objective.inputs(question, VOCAB)
-    assert np.array_equal(inputs.types, batch["pair_types"]) and np.array_equal(inputs.tokens, question["tokens"])
+    assert np.array_equal(inputs.types, batch[f"{kind}_types"]) and np.array_equal(inputs.tokens, question["tokens"])
     assert (inputs.positions == np.arange(LENGTH)).all() and not inputs.mask.causal and inputs.mask.segments is None
-    assert np.array_equal(inputs.mask.valid, batch["pair_tokens"] != VOCAB.pad_id)
+    assert np.array_equal(inputs.mask.valid, batch[f"{kind}_tokens"] != VOCAB.pad_id)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -103,20 +103,39 @@ class Scripted:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_loss_is_written_out(name):
-    question = poser(name)(pairs(name, rows=[*range(15), -1]))
+    question, kind = poser(name)(pairs(name, rows=[*range(15), -1])), OBJECTIVES[name].kind
     logits = np.random.default_rng(2).normal(size=(16, 2)).astype(np.float32)
     net = Scripted(logits)
     losses = OBJECTIVES[name].losses(net, {}, question, StepContext(VOCAB))
     plain = MLM(rate=0.2).losses(net, {}, question, StepContext(VOCAB))
     assert losses.totals["mlm"] == plain.totals["mlm"] and set(losses.totals) == {"mlm", name}
     total, correct, count = 0.0, 0, 0
-    for (no, yes), label, weight in zip(logits, question["pair_label"], question["pair_weight"]):
+    for (no, yes), label, weight in zip(logits, question[f"{kind}_label"], question[f"{kind}_weight"]):
         if weight:
             total += np.log(np.exp(no) + np.exp(yes)) - (yes if label else no)
             correct, count = correct + ((yes > no) == bool(label)), count + 1
     np.testing.assert_allclose(losses.totals[name], total, rtol=1e-5)
     assert tuple(map(float, losses.metrics[f"{name}_accuracy"])) == (correct, count)
     assert losses.metrics.keys() == plain.metrics.keys() | {f"{name}_accuracy"}
+
+
+def test_both_in_one_run():
+    """Each has its own pairs of the same rows."""
+    mixed = Mixed(mixture=tuple(Part(objective=objective) for objective in OBJECTIVES.values()))
+    batch, stream = text().batch(np.arange(16)), text()
+    for transform in mixed.transforms():
+        batch = transform(batch, stream, 0, 0)
+    keys = jax.vmap(jax.random.key)(batch["index"])
+    parts = jax.device_get(mixed.corrupt(batch, CorruptContext(VOCAB, keys, keys, jnp.int32(0), jnp.float32(0))))
+    seen = 0
+    for name, objective in OBJECTIVES.items():
+        part, alone = parts[name.upper()], pairs(name)
+        for index, original, label in zip(part["index"], part["original"], part[f"{objective.kind}_label"]):
+            own = alone["index"] == index
+            expected = alone[f"{objective.kind}_tokens"][own][0] if own.any() else np.full(LENGTH, VOCAB.pad_id)
+            assert np.array_equal(original, expected) and label == alone[f"{objective.kind}_label"][own].sum()
+            seen += own.sum()
+    assert seen == 16
 
 
 def test_the_two_questions_have_heads_of_their_own():
