@@ -87,6 +87,12 @@ def own_corpus(tiny_corpus, tmp_path):
         (["data.batch_size=8", "accumulation=2"], "use a multiple of 16, such as 16"),
         (["data.batch_size=0"], "batch_size=0"),
         (["data.length=128"], "data.length=128 is longer than the position table: set model.max_length=128 or more"),
+        (["objective=PLM"], "PLM needs a body that offers two streams, and BERT offers text: set model to .* XLNet"),
+        (["objective=MLM", "model=T5"], "T5 offers pairs: set model to one of BERT, GPT, TransformerXL, XLNet"),
+        (
+            ["objective=UL2", "data.length=64"],
+            "UL2 makes .* one row of 112 positions, and its position table has 64: set model.max_length=112",
+        ),
         (["data.length=48"], "length=48 does not fit blocks of 128 tokens.* 32, 64"),
         (["mesh.data=3"], "wants 3 devices and there are 8"),
         (["mesh.data=1", "mesh.tensor=8"], "which mesh.tensor=8 does not divide"),
@@ -305,6 +311,14 @@ def test_generate(command, trained):
     check(command(generate, "--text=a", "--top-p=2", **workdir), r"top_p is a share in \(0, 1\]")
     check(command(generate, "--text=a", "--samples=0", **workdir), "at least 1")
     check(command(generate, "--text=", **workdir), "prompt is empty")
+
+
+@pytest.mark.parametrize("text", ["a", "a <mask>"])
+def test_generate_from_an_objective_that_teaches_neither(command, tiny_corpus, tmp_path, text):
+    """Said as such, not as if the text were wrong."""
+    code, _, error = command(pretrain, "objective=RTD", "steps=1")
+    assert code == 0, error
+    check(command(generate, f"--text={text}", config=False), "RTD teaches a model neither to fill masks nor to sample")
 
 
 def test_evaluate_and_replay(command, trained):
