@@ -12,6 +12,6 @@ def unigram_entropy(data: Data, batches: int | None = None) -> float:
     counts = np.zeros(pipeline.vocab.size, np.int64)
     for batch in pipeline.one_pass(batches):
         counts += np.bincount(batch["tokens"].reshape(-1), minlength=len(counts))
-    counts[list(pipeline.vocab.special_ids)] = 0
+    counts[~pipeline.vocab.ordinary] = 0
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log(share)).sum())

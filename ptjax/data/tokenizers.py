@@ -68,6 +68,13 @@ class VocabSpec:
             piece_bytes=np.append(self.piece_bytes, np.zeros(extra, np.int32)),
         )
 
+    @functools.cached_property
+    def ordinary(self) -> np.ndarray:
+        """bool[size]: the ids that are text, not special."""
+        result = np.ones(self.size, bool)
+        result[list(self.special_ids)] = False
+        return result
+
     @classmethod
     def synthetic(cls, size: int, boundary_side: Side = "end") -> "VocabSpec":
         """A vocabulary without a tokenizer, for tests and benchmarks: ids 0 to 6 as `CONTROL_PIECES`, then pieces of

@@ -8,7 +8,7 @@ from ptjax.data.tokenizers import VocabSpec
 from ptjax.models.heads import language_model
 from ptjax.objectives.base import StepContext, packed_input, positions_of, segments_of
 from ptjax.objectives.causal import following, next_token_scores
-from ptjax.objectives.masking import MaskedObjective, ordinary
+from ptjax.objectives.masking import MaskedObjective, ordinary, placed
 from ptjax.partition import per_row
 from ptjax.types import Array, Batch, Losses
 
@@ -103,5 +103,4 @@ class Hybrid(MaskedObjective):
 
 def _marked(tokens_BL: Array, positions_BP: Array, weights_BP: Array) -> Array:
     """bool[B, L], True at the positions of weight 1."""
-    rows_B1 = jnp.arange(tokens_BL.shape[0])[:, None]
-    return jnp.zeros(tokens_BL.shape, bool).at[rows_B1, positions_BP].set(weights_BP > 0, unique_indices=True)
+    return placed(jnp.zeros(tokens_BL.shape, bool), positions_BP, weights_BP > 0)

@@ -93,12 +93,10 @@ class MaskedObjective(Objective):
         return per_row(hide, tokens_BL, hideable_BL, quota_B, keys_B)
 
     def _quota(self, hideable_BL: Array, progress: Array) -> Array:
-        count_B, length = hideable_BL.sum(axis=1), hideable_BL.shape[1]
         if self.final_rate is None:
-            # Rounded on the host in float64, for every number that a row can have.
-            return jnp.asarray(np.round(self.rate * np.arange(length + 1)).astype(np.int32))[count_B]
-        quota_B = jnp.round(self.rate_at(progress) * count_B).astype(jnp.int32)
-        return jnp.minimum(quota_B, self.most_hidden(length))
+            return quota(self.rate, hideable_BL)
+        quota_B = jnp.round(self.rate_at(progress) * hideable_BL.sum(axis=1)).astype(jnp.int32)
+        return jnp.minimum(quota_B, self.most_hidden(hideable_BL.shape[1]))
 
     def _hide(self, tokens_BL: Array, hideable_BL: Array, quota_B: Array, keys_B: Array, vocab: VocabSpec) -> Batch:
         length, most = tokens_BL.shape[1], self.most_hidden(tokens_BL.shape[1])
@@ -115,7 +113,7 @@ class MaskedObjective(Objective):
         cut_BP = (word_BP == jnp.take_along_axis(word_BP, next_B1, axis=1)) & (next_B1 == quota_B[:, None])
         position_BP, hidden_BP = position_BP[:, :most], (hidden_BP & ~cut_BP)[:, :most]
 
-        ordinary_V = np.flatnonzero(_is_ordinary(vocab)).astype(np.int32)
+        ordinary_V = np.flatnonzero(vocab.ordinary).astype(np.int32)
         fate_BP = jax.vmap(lambda key: jax.random.uniform(key, (most,)))(draws[:, 1])
         if self.unit == "span":
             unit_BP = jnp.take_along_axis(unit_BL, position_BP, axis=1)
@@ -127,9 +125,8 @@ class MaskedObjective(Objective):
         )
         shown_BP = jnp.where(fate_BP < self.mask_share, vocab.mask_id, shown_BP)
         shown_BP = jnp.where(hidden_BP, shown_BP, original_BP)
-        rows_B1 = jnp.arange(tokens_BL.shape[0])[:, None]
         return {
-            "tokens": tokens_BL.at[rows_B1, position_BP].set(shown_BP, unique_indices=True),
+            "tokens": placed(tokens_BL, position_BP, shown_BP),
             "original": tokens_BL,
             "positions": position_BP,
             "weights": hidden_BP.astype(jnp.float32),
@@ -161,15 +158,24 @@ class MaskedObjective(Objective):
         return jnp.zeros(words, bool).at[jnp.cumsum(length) - length].set(True, mode="drop")
 
 
-def ordinary(tokens_BL: Array, vocab: VocabSpec) -> Array:
-    """bool[B, L]: tokens that are text, not special ids."""
-    return jnp.asarray(_is_ordinary(vocab))[tokens_BL]
+def ordinary(tokens: Array, vocab: VocabSpec) -> Array:
+    """bool, of any shape: tokens that are text, not special ids."""
+    return jnp.asarray(vocab.ordinary)[tokens]
 
 
-def _is_ordinary(vocab: VocabSpec) -> np.ndarray:
-    result = np.ones(vocab.size, bool)
-    result[list(vocab.special_ids)] = False
-    return result
+def quota(rate: float, which_BL: Array) -> Array:
+    """i32[B]: round(rate x positions of `which_BL` in the row), halves to even.
+
+    Rounded on the host in float64, for every number of positions that a row can have.
+    """
+    length = which_BL.shape[1]
+    return jnp.asarray(np.round(rate * np.arange(length + 1)).astype(np.int32))[which_BL.sum(axis=1)]
+
+
+def placed(x_BL: Array, position_BP: Array, values_BP: Array) -> Array:
+    """x_BL with these values at these positions, none of which comes twice in a row."""
+    rows_B1 = jnp.arange(x_BL.shape[0])[:, None]
+    return x_BL.at[rows_B1, position_BP].set(values_BP, unique_indices=True)
 
 
 def _first_of_run(x_BP: Array) -> Array:

@@ -5,13 +5,12 @@ import functools
 import chz
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.models.permutation_net import permutation_net
 from ptjax.objectives.base import Objective, StepContext, packed_input, segments_of, token_metrics
 from ptjax.objectives.cross_entropy import cross_entropy
-from ptjax.objectives.masking import ordinary
+from ptjax.objectives.masking import ordinary, placed, quota
 from ptjax.partition import per_row
 from ptjax.types import Array, Batch, Losses
 
@@ -46,16 +45,13 @@ class PLM(Objective):
     def _draw(self, tokens_BL: Array, keys_B: Array, vocab: VocabSpec) -> Batch:
         length = tokens_BL.shape[1]
         ordinary_BL = ordinary(tokens_BL, vocab)
-        # Rounded on the host in float64, for every number of ordinary tokens that a row can have.
-        quota_B = jnp.asarray(np.round(self.rate * np.arange(length + 1)).astype(np.int32))[ordinary_BL.sum(axis=1)]
+        quota_B = quota(self.rate, ordinary_BL)
         score_BL = jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys_B)
         # The highest of independent scores, in falling order: a random choice in a random order.
         position_BP = jax.lax.top_k(jnp.where(ordinary_BL, score_BL, -1.0), self.projected(length))[1]
         rank_P = 1 + jnp.arange(position_BP.shape[1])
         target_BP = rank_P <= quota_B[:, None]
-        rows_B1 = jnp.arange(tokens_BL.shape[0])[:, None]
-        order_BL = jnp.zeros(tokens_BL.shape, jnp.int32)
-        order_BL = order_BL.at[rows_B1, position_BP].set(jnp.where(target_BP, rank_P, 0), unique_indices=True)
+        order_BL = placed(jnp.zeros(tokens_BL.shape, jnp.int32), position_BP, jnp.where(target_BP, rank_P, 0))
         return {"positions": position_BP, "weights": target_BP.astype(jnp.float32), "order": order_BL}
 
     def inputs(self, batch, vocab):

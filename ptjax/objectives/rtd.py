@@ -11,7 +11,7 @@ from ptjax.data.tokenizers import VocabSpec
 from ptjax.models.electra_net import electra_net, generator_config, sample
 from ptjax.objectives.base import StepContext, packed_input, segments_of
 from ptjax.objectives.cross_entropy import cross_entropy
-from ptjax.objectives.masking import MaskedObjective, ordinary
+from ptjax.objectives.masking import MaskedObjective, ordinary, placed
 from ptjax.types import Array, Batch, Losses, TextInput
 
 
@@ -20,9 +20,10 @@ class RTD(MaskedObjective):
     """Clark et al., 2020: a generator learns masked language modelling and fills what is hidden by sampling; the body,
     the discriminator, says of every token whether it was replaced. A sample that happens to be right is original.
 
-    Both read one embedding table, and no gradient passes through the samples. As in the authors' code the generator
-    sees 85 % of the hidden as the mask and the others as they are, and all of them are sampled; unlike there, special
-    ids are never drawn.
+    Both read one embedding, of tokens, positions and types alike, and no gradient passes through the samples. As in the
+    authors' code the generator sees 85 % of the hidden as the mask and the others as they are, and all of them are
+    sampled. Unlike there, special ids are never drawn, and the generator has the embedding norm and dropout of its own
+    body, behind the projection to its width: there one norm serves both, before it.
     """
 
     mask_share: float = chz.field(default=0.85, doc="share of the hidden that the generator sees as the mask")
@@ -89,12 +90,10 @@ class RTD(MaskedObjective):
         scores = cross_entropy(features_ND, table, bias, label_BP.reshape(-1), size=vocab.size)
         weights_N = batch["weights"].reshape(-1)
 
-        allowed_V = np.arange(table.shape[0]) < vocab.size
-        allowed_V[list(vocab.special_ids)] = False
-        drawn_BP = sample(batch["noise"], features_BPD, table, bias, jnp.asarray(allowed_V))
+        allowed_V = jnp.asarray(np.pad(vocab.ordinary, (0, table.shape[0] - vocab.size)))
+        drawn_BP = sample(batch["noise"], features_BPD, table, bias, allowed_V)
         drawn_BP = jnp.where(batch["weights"] > 0, drawn_BP, label_BP)
-        rows_B1 = jnp.arange(original_BL.shape[0])[:, None]
-        shown_BL = original_BL.at[rows_B1, position_BP].set(drawn_BP, unique_indices=True)
+        shown_BL = placed(original_BL, position_BP, drawn_BP)
         replaced_BL = (shown_BL != original_BL).astype(jnp.float32)
 
         logit_BL = apply(self._inputs(shown_BL, batch, vocab), "detect")

@@ -13,6 +13,7 @@ from ptjax.data.tokenizers import VocabSpec
 from ptjax.models.pairs import pair_net
 from ptjax.objectives.base import Objective, StepContext, packed_input, positions_of, segments_of, token_metrics
 from ptjax.objectives.cross_entropy import cross_entropy
+from ptjax.objectives.masking import ordinary
 from ptjax.partition import per_row
 from ptjax.types import Array, Batch, Losses, Mask, PairInput, TextInput
 
@@ -118,9 +119,7 @@ class Denoising:
         """One row of `corrupt`."""
         length = len(tokens_L)
         source_size, target_size = self.sizes(length)
-        ordinary_V = np.ones(vocab.size, bool)
-        ordinary_V[list(vocab.special_ids)] = False
-        ordinary_L = jnp.asarray(ordinary_V)[tokens_L]
+        ordinary_L = ordinary(tokens_L, vocab)
         draw_key, noise_key = jax.random.split(key)
         drawn = jax.random.randint(draw_key, (), 0, len(self.denoisers))
         counts = np.stack([denoiser.counts(length) for denoiser in self.denoisers])  # [denoisers, 2, L + 1]
@@ -186,9 +185,8 @@ class Denoising:
         features, table, bias = net.apply(variables, h_ND, method="scores")
         scores = cross_entropy(features, table, bias, labels_N, size=vocab.size)
         totals = {"span": jnp.sum(scores.loss * (labels_N != vocab.pad_id))}
-        text_V = np.ones(vocab.size, np.float32)
-        text_V[list(vocab.special_ids)] = 0
-        return Losses(totals, token_metrics(scores, labels_N, jnp.asarray(text_V)[labels_N], vocab))
+        text_N = ordinary(labels_N, vocab).astype(jnp.float32)
+        return Losses(totals, token_metrics(scores, labels_N, text_N, vocab))
 
 
 @chz.chz

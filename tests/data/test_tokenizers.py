@@ -52,6 +52,8 @@ def test_vocabulary(tokenizer):
     ids = [getattr(vocab, f"{name}_id") for name in names]
     assert ids == list(range(7)) == list(vocab.special_ids)
     assert tokenizer.pieces(ids) == list(CONTROL_PIECES)
+    for spec in (vocab, vocab.extended(5)):  # an objective's own ids are special too
+        assert np.flatnonzero(~spec.ordinary).tolist() == list(spec.special_ids) and len(spec.ordinary) == spec.size
     assert not vocab.piece_bytes[:7].any() and vocab.piece_bytes[7:].all()
     assert (vocab.piece_bytes[7:263] == 1).all()  # byte pieces
     assert (vocab.boundary_id, vocab.boundary_side) == (vocab.eos_id, "end")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ptjax.objectives import MLM
+from ptjax.objectives.masking import quota
 from tests.contracts import cases
 from tests.contracts.test_corruption import word_numbers
 from tests.objectives.posing import ORDINARY, pose, text
@@ -69,6 +70,13 @@ def test_a_span_has_one_fate():
     kinds = np.array([(span == VOCAB.mask_id).mean() for span in rare_spans() if len(span) > 1])
     assert ((kinds > 0) & (kinds < 1)).mean() < 0.04  # where two touch
     assert (kinds == 1).mean() == pytest.approx(0.5, abs=0.04)
+
+
+def test_a_quota_is_rounded_exactly():
+    """In float64, halves to even, as `most_hidden` and `predicted` count."""
+    rows = np.arange(41)[:, None] > np.arange(40)
+    for rate in (0.15, 0.3, 1 / 6, 0.05):
+        assert quota(rate, rows).tolist() == [round(rate * n) for n in range(41)]
 
 
 def test_spans_fall_everywhere_alike():
