@@ -17,12 +17,14 @@ from ptjax.types import Batch, Losses
 class MaskedDiffusion(Objective):
     """MDLM (Sahoo et al., 2024): absorbing-state diffusion in continuous time, log-linear schedule, and no time in the
     net. At time t ~ U(eps, 1) of a row each ordinary token is masked with probability t; the loss
-    sum over masked of -log p(x_i | what is shown) / t is unbiased for the negative evidence lower bound (NELBO).
+    sum over masked of -log p(x_i | what is shown) / t is an unbiased estimate of the negative evidence lower bound
+    (NELBO) for t ~ U(0, 1), and with the earliest time eps of the NELBO but for a difference of O(eps).
 
     SUBS: the mask is never the answer, and what is shown is known. Special tokens are shown always: the bound is of
     the text given where documents end. It is in nats a token and in bits a byte, as the loss of a causal model is,
-    which pays for a document's end but not for its first token. Rows draw their times independently, where the
-    authors' code spreads them over the batch.
+    which pays for a document's end but not for its first token. So the term's weight, and `predicted`, count all
+    ordinary tokens, of which on average (1 + eps) / 2, about half, are hidden and asked for. Rows draw their times
+    independently, where the authors' code spreads them over the batch.
     """
 
     eps: float = chz.field(default=1e-3, doc="the earliest time, which bounds the weight 1 / t")
