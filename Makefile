@@ -1,11 +1,13 @@
 # make pretrain   installs into .venv and pre-trains a small BERT on the Python standard library (main job)
 # make test       the same .venv with test extras, whole suite; ARGS="tests/test_config.py -k hostile" picks some
+# make check-all  every objective on every body under all the laws: the table of docs/objectives.md; about an hour, goes on
+#                 where it stopped
 # make clean      removes .venv and the main job's run
 # PYTHON=python3.12 chooses the interpreter (3.11 or later).
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test clean python
+.PHONY: help pretrain test check-all clean python
 
 NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -24,6 +26,9 @@ pretrain: $(VENV)/installed-plot-$(VERSION)
 
 test: $(VENV)/installed-plot-test-$(VERSION)
 	$(VENV)/bin/python -m pytest -n 2 $(ARGS)
+
+check-all: $(VENV)/installed-plot-test-$(VERSION)
+	$(VENV)/bin/python -m tests.contracts.check_all
 
 clean:
 	rm -rf $(VENV) $(WORKDIR) build *.egg-info

@@ -240,7 +240,7 @@ def test_the_worst_of_several():
 def test_full_keeps_the_body():
     experiment = cases.experiment("MLM", BERT(layers=3, width=48, heads=4, hidden=96))
     sizes = lambda model: (model.layers, model.width, model.heads, model.hidden, model.dropout, model.dtype)
-    assert sizes(check.small(experiment).model) == (2, 32, 2, 64, 0.0, "float32")
+    assert sizes(check.small(experiment).model) == (2, 32, 8, 64, 0.0, "float32")
     assert sizes(check.small(experiment, full=True).model) == (3, 48, 4, 96, 0.0, "float32")
 
 

@@ -21,7 +21,7 @@ from ptjax.types import Hidden, PairInput, PyTree, TextInput, TrainState
 
 ROWS, LENGTH = 16, 32
 STEPS = 300  # of the longest law
-SIZE = dict(layers=2, width=32, heads=2, hidden=64, dropout=0.0, attention_dropout=0.0, unroll=False, remat="none")
+SIZE = dict(layers=2, width=32, heads=8, hidden=64, dropout=0.0, attention_dropout=0.0, unroll=False, remat="none")
 PLAIN = dict(dropout=0.0, attention_dropout=0.0, dtype="float32")  # what the laws need of a body of any size
 ONE = MeshConfig(data=1)  # one device, also where there are more
 DESCENT = SGD(peak_lr=0.5, momentum=0.0, weight_decay=0.0, schedule=Constant(warmup=0))
@@ -83,7 +83,7 @@ def small(experiment: Experiment, full: bool = False) -> Experiment:
     except ValueError as error:
         raise UserError(
             f"{type(model).__name__} cannot be made small ({error}): set its other sizes to suit layers=2, width=32, "
-            "heads=2, hidden=64 on the command line, or use --full"
+            "heads=8, hidden=64 on the command line, or use --full"
         ) from error
     order = "contiguous" if model.memory_length else "shuffled"
     steps = STEPS
