@@ -205,7 +205,7 @@ def test_the_example_trains(page, saved, tiny_corpus, monkeypatch, capsys):
     records = [json.loads(line) for line in (saved / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [record["loss"] for record in records if record["kind"] == "train"]
     assert losses[-1] < losses[0] - 0.5, losses
-    assert "validation loss" in capsys.readouterr().out
+    assert "validation nll" in capsys.readouterr().out
 
 
 def test_the_config_of_the_objective_page_holds_it(saved, monkeypatch):
