@@ -33,7 +33,7 @@ def rows(subject: Subject) -> Result:
 def replay(subject: Subject) -> Result:
     """The question is a function of (seed, step, index): the same in a batch of another order, and (unless nothing is
     drawn, or once for all steps) another one at another step."""
-    notes = []
+    notes, changes = [], "rows of arrays that another order of the batch changes"
     for stage in range(len(subject.stages)):
         host = subject.packed(0)
         order = np.random.default_rng(0).permutation(ROWS)
@@ -42,11 +42,11 @@ def replay(subject: Subject) -> Result:
         first = ask(host)
         gap = apart(first, ask({key: x[order] for key, x in host.items()}))
         if not gap == 0:
-            return at_most(gap, 0.0, "rows in another order are asked something else")
+            return at_most(gap, 0.0, changes)
         if apart(first, ask(host, step=1)) == 0:
             drawn = apart(first, ask(host, seed=1)) > 0
             notes.append("the same at every step: drawn once" if drawn else "nothing is drawn")
-    return at_most(0.0, 0.0, "; ".join(dict.fromkeys(notes)))
+    return at_most(0.0, 0.0, "; ".join(dict.fromkeys(notes)) or changes)
 
 
 @of_each_part

@@ -158,8 +158,9 @@ class Subject:
         return RandomStream.make(self.pieces, self.length, rows=ROWS * STEPS, document=10, unknown=0.02)
 
     @functools.cached_property
-    def _ordinary(self) -> dict[int, RandomStream]:
-        return {}
+    def _ordinary(self) -> Callable[[int], RandomStream]:
+        """Documents of four rows, for rows of each length."""
+        return functools.cache(lambda length: RandomStream.make(self.pieces, length, ROWS * STEPS, 4 * length))
 
     def packed(self, step: int, texts: int = ROWS) -> Rows:
         """Rows of documents of about ten tokens, in the order of the text from step to step, with <unk> here and there
@@ -173,11 +174,7 @@ class Subject:
 
     def ordinary(self, step: int, length: int | None = None) -> Rows:
         """Rows of nothing but ordinary tokens, each as likely at each place, never twice the same."""
-        length = length or self.length
-        if length not in self._ordinary:
-            stream = RandomStream.make(self.pieces, length, rows=ROWS * STEPS, document=4 * length)
-            self._ordinary[length] = stream
-        stream = self._ordinary[length]
+        stream = self._ordinary(length or self.length)
         rows = self._rows(stream, step)
         boundary = rows["tokens"] == self.pieces.boundary_id
         ordinary = np.setdiff1d(np.arange(self.pieces.size), self.pieces.special_ids)
