@@ -22,6 +22,7 @@ from ptjax.train import Experiment
 SIZE = dict(layers=2, unroll=False, width=32, heads=2, hidden=64, max_length=64, dropout=0.0, attention_dropout=0.0)
 SETTINGS = {
     "Mixed": dict(mixture=(Part(objective=MLM(), weight=2.0), Part(objective=CausalLM(), weight=1.0))),
+    "TransformerXL": dict(memory=48),
     "Schedule": dict(phases=(Phase(objective=CausalLM(), share=2.0), Phase(objective=MLM(), share=1.0))),
 }
 
@@ -34,7 +35,7 @@ def exported(module, base: type) -> dict[str, type]:
 
 # Every objective and every body that ships, as `make check-all` pairs them.
 SHIPPED_OBJECTIVES = {name: cls(**SETTINGS.get(name, {})) for name, cls in exported(objectives, Objective).items()}
-SHIPPED_BODIES = {name: cls() for name, cls in exported(models, ModelConfig).items()}
+SHIPPED_BODIES = {name: cls(**SETTINGS.get(name, {})) for name, cls in exported(models, ModelConfig).items()}
 OBJECTIVES = {
     "mlm": MLM(rate=0.2),
     "mlm-whole-words": MLM(rate=0.3, unit="word", mask_share=0.6, random_share=0.2),

@@ -87,19 +87,22 @@ def with_table(page: str) -> str:
 
 def fingerprint(objective: Objective, model) -> str:
     """Hash of the files of ptjax that a pair and the laws import, and of the settings."""
-    used = [type(part).__module__ for part in (objective, *objective.parts(), model)]
-    files: dict[str, Path] = {}
-    waiting = [*used, "ptjax.check"]
-    while waiting:
-        name = waiting.pop()
-        spec = importlib.util.find_spec(name) if name not in files else None
-        if spec:
-            files[name] = Path(spec.origin)
-            waiting += imported(files[name])
+    files = code_of("ptjax.check", *(type(part).__module__ for part in (objective, *objective.parts(), model)))
     digest = hashlib.sha256(f"{objective} {model}".encode())
     for name in sorted(files):
         digest.update(files[name].read_bytes())
     return digest.hexdigest()
+
+
+def code_of(*modules: str) -> dict[str, Path]:
+    """Name -> file, of these modules and of all of ptjax that they import."""
+    files, waiting = {}, [*modules]
+    while waiting:
+        name = waiting.pop()
+        if name not in files:
+            files[name] = Path(importlib.util.find_spec(name).origin)
+            waiting += imported(files[name])
+    return files
 
 
 def imported(path: Path) -> list[str]:
