@@ -33,12 +33,12 @@ def main() -> None:
     cli.set_up_jax()
     set_up_devices()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for objective in cases.SHIPPED_OBJECTIVES:
-        for body in cases.SHIPPED_BODIES:
+    for body in cases.SHIPPED_BODIES:
+        for objective in cases.SHIPPED_OBJECTIVES:
             if goes_on(objective, body):
                 found = look(objective, body)
                 print(f"{objective} on {body}: {verdict(found)}", flush=True)
-    PAGE.write_text(with_table(PAGE.read_text()))
+                PAGE.write_text(with_table(PAGE.read_text()))
 
 
 def goes_on(objective: str, body: str) -> bool:
@@ -74,7 +74,10 @@ def with_table(page: str) -> str:
         cells = []
         for body in bodies:
             path = RESULTS / f"{objective}-{body}.json"
-            cells.append(verdict(json.loads(path.read_text())["laws"]) if goes_on(objective, body) else "–")
+            if not goes_on(objective, body):
+                cells.append("–")
+            else:
+                cells.append(verdict(json.loads(path.read_text())["laws"]) if path.exists() else "not run")
         lines.append(f"| `{objective}` | {' | '.join(cells)} |")
     table = "\n".join(lines)
     between = re.compile(f"(?<={re.escape(MARKS[0])}).*?(?={re.escape(MARKS[1])})", re.DOTALL)
