@@ -242,7 +242,8 @@ def test_a_learned_text_comes_back(tiny_corpus):
     assert float(metrics["loss"][0]) < 0.1
     predictor = Predictor(experiment, learner.net, state.params, tokenizer)
     prompts = [tokenizer.encode("Sparse is"), tokenizer.encode("Sparse is better than dense, although")]
-    for prompt, end in zip(prompts, predictor.sample(prompts, Sampling(temperature=0))):
+    sampling = Sampling(tokens=len(ids), temperature=0)
+    for prompt, end in zip(prompts, predictor.sample(prompts, sampling)):
         assert tokenizer.decode([*prompt, *end]) == text
 
 
