@@ -22,8 +22,15 @@ def test_seed_decides(objective, body):
     assert not any((a == b).all() for a, b in zip(kernels(first), kernels(other)))
 
 
-def test_body_starts_the_same_under_every_objective():
-    """A fair comparison needs it: heads differ, the body's first values do not."""
-    bodies = [jax.device_get(cases.fresh_params(name, "bert")[1]["body"]) for name in ("mlm", "causal")]
-    for other in bodies[1:]:
-        assert all(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b), bodies[0], other)))
+TEXT = [name for name, objective in cases.SHIPPED_OBJECTIVES.items() if "text" in objective.needs]
+
+
+@pytest.mark.parametrize("name", sorted(set(TEXT) - {"MLM"}))
+def test_body_starts_the_same_under_every_objective(name):
+    """A fair comparison needs it: heads differ, the body's first values do not. Ids of an objective's own are rows
+    behind those of the tokenizer's pieces."""
+    one, other = (jax.device_get(cases.fresh_params(objective, "bert")[1]["body"]) for objective in ("MLM", name))
+    for body in (one, other):
+        body["embed"]["tokens"] = body["embed"]["tokens"][: cases.VOCAB.size]
+    same = jax.tree_util.tree_map_with_path(lambda path, a, b: np.array_equal(a, b) or path, one, other)
+    assert [leaf for leaf in jax.tree.leaves(same) if leaf is not True] == []
