@@ -46,6 +46,8 @@ CELLS = {
     "diffusion": (MaskedDiffusion(), "GPT"),
     # Alone it stays on the plateau at token frequencies for the whole budget: half of a row is hidden on average.
     "mlm-diffusion": (Schedule(phases=(Phase(objective=MLM()), Phase(objective=MaskedDiffusion(), share=2.0))), "GPT"),
+    # Relative positions leave it at once.
+    "diffusion-xlnet": (MaskedDiffusion(), "XLNet"),
     "plm": (PLM(), "XLNet"),
 }
 
@@ -108,7 +110,7 @@ def bits_per_byte(out: Path, results: dict[str, Result]) -> dict[str, list[tuple
     curves = {}
     if "causal" in results:
         curves["causal"] = results["causal"].curves["bits"]
-    for name in ("diffusion", "mlm-diffusion"):
+    for name in ("diffusion", "mlm-diffusion", "diffusion-xlnet"):
         if name in results:
             curves[f"{name} (NELBO)"] = results[name].curves["bits"]
     if {"causal", "hybrid"} <= set(results):
