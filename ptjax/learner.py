@@ -11,7 +11,7 @@ import optax
 from ptjax import partition
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.models.heads import init, logical_axes, new_memory
-from ptjax.objectives.base import CorruptContext, Objective, Stage, StepContext
+from ptjax.objectives.base import CorruptContext, Objective, Stage, StepContext, means
 from ptjax.types import Array, Batch, Losses, Memory, Metrics, PyTree, TrainState
 
 if TYPE_CHECKING:
@@ -185,14 +185,10 @@ class Learner:
             total, memory = jax.tree.map(lambda x: x.sum(axis=0), total), _whole(memory)
         return memory, jax.lax.psum(total, axis) if axis else total
 
-    def loss(self, terms: dict[str, float]) -> float:
-        """What is minimised, from the mean of each term."""
-        return sum(self.objective.factor(name) * value for name, value in terms.items())
-
     def report(self, losses: Losses, weights: dict[str, Array]) -> Metrics:
-        terms = {name: total / _positive(weights[name]) for name, total in losses.totals.items()}
+        terms = means(losses.totals, weights)
         each = {f"loss/{name}": (losses.totals[name], weights[name]) for name in terms} if len(terms) > 1 else {}
-        return {"loss": (self.loss(terms), 1.0)} | each | losses.metrics
+        return {"loss": (self.objective.minimised(terms), 1.0)} | each | losses.metrics
 
     def _accumulate(
         self, params: PyTree, batch: Batch, weights: dict[str, Array], key: Array
@@ -201,8 +197,7 @@ class Learner:
 
         def objective(params, micro, key):
             losses = self.objective.losses(self.net, {"params": params}, micro, StepContext(self.vocab, key))
-            loss = self.loss({k: v / _positive(weights[k]) for k, v in losses.totals.items()})
-            return loss, (losses.replace(memory=None), losses.memory)
+            return self.objective.minimised(means(losses.totals, weights)), (losses.replace(memory=None), losses.memory)
 
         def gradient(*arguments):
             grads, (losses, memory) = jax.grad(objective, has_aux=True)(*arguments)
@@ -257,10 +252,6 @@ def _emptied(memory: Memory | None, where: Array) -> Memory | None:
 def _whole(memory: Memory | None) -> Memory | None:
     """[A, B / A, ...] -> [B, ...], the inverse of `_microbatches`."""
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape((-1,) + x.shape[2:]), memory)
-
-
-def _positive(weight: Array) -> Array:
-    return jnp.where(weight > 0, weight, 1.0)
 
 
 def _norms(kind: str, tree: PyTree) -> Metrics:

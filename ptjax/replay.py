@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Iterable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ptjax.data.pipeline import batch_at
 from ptjax.data.tokenizers import Tokenizer, VocabSpec
-from ptjax.objectives.base import Objective, StepContext
+from ptjax.objectives.base import Objective, StepContext, means
 from ptjax.train import Run
 from ptjax.types import Batch, PyTree, TrainState
 
@@ -66,14 +65,12 @@ def replay(run: Run, state: TrainState, step: int) -> Replay:
 
 def row_losses(objective: Objective, net, batch: Batch, params: PyTree, vocab: VocabSpec) -> jax.Array:
     """f32[B]: what a batch of each corrupted row alone would cost."""
-    coefficients = objective.coefficients()
 
     def one(row):
         row = jax.tree.map(lambda x: x[None], row)
         weights = objective.weights(row, vocab)
         totals = objective.losses(net, {"params": params}, row, StepContext(vocab)).totals
-        positive = {name: jnp.where(weight > 0, weight, 1.0) for name, weight in weights.items()}
-        return sum(coefficients.get(name, 1.0) * total / positive[name] for name, total in totals.items())
+        return objective.minimised(means(totals, weights))
 
     return jax.lax.map(one, batch)
 

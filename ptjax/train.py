@@ -239,7 +239,7 @@ class Run:
         """Means over a split of the prepared data, every row once: loss, perplexity, accuracy, bits a byte."""
         memory = jax.jit(self.learner.new_memory, out_shardings=self.shardings.memory)()
         passing = self.split(split).one_pass(batches, self.shard)
-        scores = evaluate(self.eval_step, self.learner.loss, params, memory, passing)
+        scores = evaluate(self.eval_step, self.learner.objective.minimised, params, memory, passing)
         if "fill" in self.learner.objective.abilities() and "perplexity" in scores:
             scores["pseudo_perplexity"] = scores.pop("perplexity")  # of masked tokens: no causal model's
         return scores

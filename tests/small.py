@@ -3,10 +3,14 @@
 import dataclasses
 import functools
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
+
+import jax
+import numpy as np
 
 from experiments import cli
 from ptjax.data.pipeline import Data
@@ -56,6 +60,20 @@ class Runs:
         run = Run.open(experiment(self.corpus, kind, checkpoint=checkpoint, evaluation=Evaluation(every=5)))
         train(run, self.folder / kind)
         return Trained(run, self.folder / kind)
+
+
+def same(a, b) -> bool:
+    """Whether all leaves of two trees are bitwise equal."""
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, jax.device_get(a), jax.device_get(b))))
+
+
+def rewound(workdir: Path, step: int, to: Path) -> Path:
+    """A copy of a workdir whose last checkpoint is that of `step`."""
+    shutil.copytree(workdir, to)
+    for later in (to / "checkpoints").iterdir():
+        if later.name.isdigit() and int(later.name) > step:
+            shutil.rmtree(later)
+    return to
 
 
 def call(module: ModuleType, *arguments: str, **settings) -> int:

@@ -108,7 +108,7 @@ def _blind(text: TextInput, row: int, place: int) -> tuple[np.ndarray, np.ndarra
 def answer(subject: Subject) -> Result:
     """Random tokens, never twice the same: nobody can guess them. A model that learns to has been shown the answer."""
     subject, steps = subject.short, 2 * Scan.CHUNK
-    count = subject.pieces.size - len(subject.pieces.special_ids)
+    count = subject.pieces.ordinary.sum()
     results = []
     for scan, learner in zip(subject.adam, subject.stages):
         state, history = scan.start(), []
@@ -132,19 +132,17 @@ def answer(subject: Subject) -> Result:
 def _places(tokens_BL: np.ndarray, subject: Subject, round: int) -> np.ndarray:
     """int[B]: an ordinary token of each row; the first one where there is none."""
     random = np.random.default_rng(round)
-    ordinary_BL = ~np.isin(tokens_BL, subject.vocab.special_ids)
-    return np.argmax(random.random(tokens_BL.shape) * ordinary_BL, axis=1)
+    return np.argmax(random.random(tokens_BL.shape) * subject.vocab.ordinary[tokens_BL], axis=1)
 
 
 def _replaced(tokens_BL: np.ndarray, place_B: np.ndarray, subject: Subject) -> np.ndarray:
     """With another token of the same kind at these places, so that words begin and end where they did."""
     vocab, rows = subject.pieces, np.arange(len(tokens_BL))
     kind_V = np.stack([vocab.starts_word, vocab.ends_word, vocab.ends_sentence]).T
-    special = np.isin(np.arange(vocab.size), vocab.special_ids)
     tokens = tokens_BL.copy()
     for row, token in zip(rows, tokens_BL[rows, place_B]):
-        if token < vocab.size and not special[token]:
-            like = np.flatnonzero(~special & (kind_V == kind_V[token]).all(axis=1))
+        if token < vocab.size and vocab.ordinary[token]:
+            like = np.flatnonzero(vocab.ordinary & (kind_V == kind_V[token]).all(axis=1))
             tokens[row, place_B[row]] = like[(np.searchsorted(like, token) + 1) % len(like)]
     return tokens
 

@@ -44,7 +44,7 @@ class RandomStream:
     def make(cls, vocab: VocabSpec, length: int, rows: int, document: int, unknown: float = 0.0) -> "RandomStream":
         """document: tokens of the mean one. unknown: share of <unk>."""
         random = np.random.default_rng(0)
-        ordinary = np.setdiff1d(np.arange(vocab.size), vocab.special_ids)
+        ordinary = np.flatnonzero(vocab.ordinary)
         tokens = random.choice(ordinary, rows * length).astype(np.int32)
         tokens[random.random(tokens.shape) < unknown] = vocab.unk_id
         tokens[random.random(tokens.shape) < 1 / document] = vocab.boundary_id
@@ -177,7 +177,7 @@ class Subject:
         stream = self._ordinary(length or self.length)
         rows = self._rows(stream, step)
         boundary = rows["tokens"] == self.pieces.boundary_id
-        ordinary = np.setdiff1d(np.arange(self.pieces.size), self.pieces.special_ids)
+        ordinary = np.flatnonzero(self.pieces.ordinary)
         random = np.random.default_rng(step)
         rows["tokens"] = np.where(boundary, random.choice(ordinary, boundary.shape), rows["tokens"]).astype(np.int32)
         return self._transformed(rows, stream, step)

@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from ptjax.config import UserError
 from ptjax.models.base import TextModelConfig, gelu
-from ptjax.models.heads import LanguageHead
+from ptjax.models.heads import LanguageHead, project
 from ptjax.nn.linear import Linear
 from ptjax.types import Array, Hidden, PyTree, TextInput
 
@@ -96,11 +96,7 @@ def sample(key_data_BK: Array, features_BPD: Array, table_VD: Array, bias_V: Arr
 
     key_data: u32[B, K], a row's own random key, so that a row draws the same wherever it is computed. No gradient.
     """
-    logits_BPV = jnp.einsum(
-        "bpd,vd->bpv", features_BPD, table_VD.astype(features_BPD.dtype), preferred_element_type=jnp.float32
-    )
-    if bias_V is not None:
-        logits_BPV = logits_BPV + bias_V
+    logits_BPV = project(features_BPD, table_VD, bias_V)
     logits_BPV = jax.lax.stop_gradient(jnp.where(allowed_V, logits_BPV, -1e30))
     # Gumbel noise and argmax, as published.
     return jax.vmap(jax.random.categorical)(jax.random.wrap_key_data(key_data_BK), logits_BPV)

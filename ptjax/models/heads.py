@@ -44,11 +44,17 @@ class LanguageHead(nn.Module):
         return h_D, self.output_bias if self.bias else None
 
 
-class LanguageModel(nn.Module):
-    """A text body under a vocabulary head whose projection is the token embedding."""
+def project(features_D: Array, table_VD: Array, bias_V: Array | None) -> Array:
+    """[..., D] -> f32[..., V]: the logits features . table + bias; V is the padded vocabulary."""
+    table_VD = table_VD.astype(features_D.dtype)
+    logits = jnp.einsum("...d,vd->...v", features_D, table_VD, preferred_element_type=jnp.float32)
+    return logits if bias_V is None else logits + bias_V
+
+
+class VocabularyNet(nn.Module):
+    """A body under a head that scores the vocabulary, which a subclass names: heads of one name are one head."""
 
     body: nn.Module
-    head: LanguageHead
 
     def __call__(self, inputs: TextInput) -> Array:
         return self.logits(self.hidden(inputs).last)
@@ -58,14 +64,21 @@ class LanguageModel(nn.Module):
 
     def scores(self, h_ND: Array) -> tuple[Array, Array, Array | None]:
         """(features [N, D], table [V, D], bias [V] or None), for a loss with its own way to the logits."""
-        features, bias = self.head(h_ND)
-        return features, self.body.table(), bias
+        raise NotImplementedError
 
     def logits(self, h_D: Array) -> Array:
         """[..., D] -> f32[..., V]; V is the padded vocabulary."""
-        features, table, bias = self.scores(h_D)
-        logits = jnp.einsum("...d,vd->...v", features, table.astype(features.dtype), preferred_element_type=jnp.float32)
-        return logits if bias is None else logits + bias
+        return project(*self.scores(h_D))
+
+
+class LanguageModel(VocabularyNet):
+    """A text body under a vocabulary head whose projection is the token embedding."""
+
+    head: LanguageHead
+
+    def scores(self, h_ND: Array) -> tuple[Array, Array, Array | None]:
+        features, bias = self.head(h_ND)
+        return features, self.body.table(), bias
 
 
 def language_model(config: TextModelConfig, vocab_size: int, *, transform: bool, bias: bool) -> LanguageModel:

@@ -5,7 +5,7 @@ from flax import linen as nn
 
 from ptjax.config import UserError
 from ptjax.models.base import TextModelConfig
-from ptjax.models.heads import LanguageHead, LanguageModel
+from ptjax.models.heads import LanguageHead, LanguageModel, VocabularyNet
 from ptjax.types import Array, Hidden, Mask, PairInput, PyTree, TextInput
 
 
@@ -26,30 +26,19 @@ class PairHead(nn.Module):
         return (h_D * self.config.width**-0.5, embedding_VD) if self.config.tied else (h_D, self.own)
 
 
-class PairModel(nn.Module):
+class PairModel(VocabularyNet):
     """An encoder-decoder body under a vocabulary head. A text, where a pair is due, stands for itself twice: so that
     every net can be initialised alike."""
 
-    body: nn.Module
     head: PairHead
 
     def __call__(self, inputs: PairInput | TextInput) -> Array:
         if isinstance(inputs, TextInput):
             inputs = PairInput(inputs, inputs)
-        return self.logits(self.hidden(inputs).last)
-
-    def hidden(self, inputs: PairInput, state: PyTree = None, *, train: bool = False) -> Hidden:
-        """Of the decoder, [B, T, D]."""
-        return self.body(inputs, state, train=train)
+        return super().__call__(inputs)
 
     def scores(self, h_ND: Array) -> tuple[Array, Array, None]:
-        """(features [N, D], table [V, D], no bias), for a loss with its own way to the logits."""
         return *self.head(h_ND, self.body.table()), None
-
-    def logits(self, h_D: Array) -> Array:
-        """[..., D] -> f32[..., V]; V is the padded vocabulary."""
-        features, table, _ = self.scores(h_D)
-        return jnp.einsum("...d,vd->...v", features, table.astype(features.dtype), preferred_element_type=jnp.float32)
 
 
 class PrefixModel(LanguageModel):

@@ -1,26 +1,16 @@
 """XLNet's net: a body of two streams under an output bias."""
 
-from flax import linen as nn
-
 from ptjax.models.base import TextModelConfig
-from ptjax.models.heads import LanguageHead
-from ptjax.types import Array, Hidden, PyTree, TextInput
+from ptjax.models.heads import LanguageHead, VocabularyNet
+from ptjax.types import Array
 
 
-class PermutationNet(nn.Module):
+class PermutationNet(VocabularyNet):
     """The embedding table scores what the queries have gathered, plus a bias for each piece (Yang et al., 2019)."""
 
-    body: nn.Module
     permutation_head: LanguageHead
 
-    def __call__(self, inputs: TextInput) -> tuple[Array, Array, Array | None]:
-        return self.scores(self.hidden(inputs).last)
-
-    def hidden(self, inputs: TextInput, state: PyTree = None, *, train: bool = False) -> Hidden:
-        return self.body(inputs, state, train=train)
-
     def scores(self, h_ND: Array) -> tuple[Array, Array, Array | None]:
-        """(features [N, D], table [V, D], bias [V]), for a loss with its own way to the logits."""
         features, bias = self.permutation_head(h_ND)
         return features, self.body.table(), bias
 

@@ -122,6 +122,10 @@ class Objective(Config):
         """The same of one term."""
         return self.coefficients().get(term, 1.0)
 
+    def minimised(self, terms: dict[str, Array]) -> Array:
+        """The loss, from the mean of each term."""
+        return sum(self.factor(name) * value for name, value in terms.items())
+
     def net(self, body: TextModelConfig, vocab: VocabSpec):
         """The body under this objective's heads: something with `init` and `apply`."""
         raise NotImplementedError
@@ -173,6 +177,11 @@ class Objective(Config):
         """Matrix-product FLOPs of a forward pass over one row: the body, and the head where something is predicted."""
         head = 2.0 * body.width * body.padded_vocab(vocab.size)
         return length * body.flops_per_token(length) + self.projected(length) * head
+
+
+def means(totals: dict[str, Array], weights: dict[str, Array]) -> dict[str, Array]:
+    """The mean of each term; 0 where nothing was asked."""
+    return {name: total / jnp.where(weights[name] > 0, weights[name], 1.0) for name, total in totals.items()}
 
 
 def segments_of(tokens_BL: Array, vocab: VocabSpec) -> Array:

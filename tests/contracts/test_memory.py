@@ -1,7 +1,5 @@
 """Transformer-XL's memory: carried over steps on contiguous rows, within documents, and resumed exactly."""
 
-import shutil
-
 import chz
 import jax
 import numpy as np
@@ -15,7 +13,7 @@ from ptjax.objectives import CausalLM
 from ptjax.partition import MeshConfig
 from ptjax.train import Checkpointing, Run, train
 
-from ..small import SIZE, experiment
+from ..small import SIZE, experiment, rewound, same
 from . import cases
 
 MODEL = TransformerXL(**SIZE, memory=24)
@@ -35,18 +33,10 @@ def ran(tiny_corpus, tmp_path_factory):
     return run, *train(run, workdir), workdir
 
 
-def same(a, b) -> bool:
-    return all(jax.tree.leaves(jax.tree.map(np.array_equal, jax.device_get(a), jax.device_get(b))))
-
-
 @pytest.mark.parametrize("step", [3, 9])
 def test_resumes_with_its_memory(ran, step, tmp_path):
     run, state, _, workdir = ran
-    shutil.copytree(workdir, tmp_path / "run")
-    for later in (tmp_path / "run" / "checkpoints").iterdir():
-        if later.name.isdigit() and int(later.name) > step:
-            shutil.rmtree(later)
-    again, _ = train(run, tmp_path / "run")
+    again, _ = train(run, rewound(workdir, step, tmp_path / "run"))
     assert same(state, again)
     assert int(state.memory.index[0]) == batch_at(run.pipeline, 9)["index"][0]
 
@@ -131,7 +121,7 @@ def test_a_body_without_memory_takes_contiguous_rows(tiny_corpus, tmp_path):
 
 
 def test_a_skipped_step_leaves_no_poison(tiny_corpus):
-    """What is not finite in a memory would come back in every row after: it is emptied with the step that is skipped."""
+    """What is not finite in a memory would come back in every later row: it is emptied with the skipped step."""
     run = Run.open(carrying(tiny_corpus, skip_non_finite=True, mesh=MeshConfig()), jax.devices()[:1])
     state, losses = run.init(), []
     for step in range(4):

@@ -19,6 +19,7 @@ from ptjax.optim import AdamW, Constant
 from ptjax.partition import MeshConfig
 from ptjax.train import Checkpointing, Run, train
 
+from ..small import same
 from . import cases
 
 
@@ -34,10 +35,6 @@ def small(tiny_corpus, objective="mlm", body="bert", **changes):
         logging=Logging(every=1, progress=False),
     )
     return cases.experiment(objective, model, **settings | changes)
-
-
-def same(a, b) -> bool:
-    return all(jax.tree.leaves(jax.tree.map(lambda x, y: np.array_equal(x, y), jax.device_get(a), jax.device_get(b))))
 
 
 @pytest.mark.parametrize("objective,body", [("mlm-whole-words", "bert"), ("causal-regularised", "gpt")])

@@ -60,7 +60,7 @@ def test_loss_is_the_parts_own_means_by_their_shares(asked):
     out = jax.tree.map(jnp.asarray, out)
     losses = MIXED.losses(learn.net, {"params": state.params}, out, StepContext(cases.VOCAB))
     weights = MIXED.weights(out, cases.VOCAB)
-    found = learn.loss({name: total / weights[name] for name, total in losses.totals.items()})
+    found = MIXED.minimised({name: total / weights[name] for name, total in losses.totals.items()})
 
     causal = {"index": batch["index"][part == 1], "tokens": jnp.asarray(batch["tokens"][part == 1])}
     alone = learner(CausalLM())
@@ -123,5 +123,5 @@ def test_mistakes():
 
 def test_twice_the_same_class_has_two_names():
     twice = chz.replace(MIXED, mixture=(Part(objective=MLM()), Part(objective=MLM(rate=0.4))))
-    assert list(twice.predicted(32)) == ["MLM_0/mlm", "MLM_1/mlm"] 
+    assert list(twice.predicted(32)) == ["MLM_0/mlm", "MLM_1/mlm"]
     assert twice.factor("MLM_1/mlm") == 0.5
