@@ -9,6 +9,7 @@ from flax import linen as nn
 from typing import Literal
 
 from ptjax.config import Config, UserError
+from ptjax.types import Array
 
 
 @chz.chz
@@ -38,6 +39,7 @@ class TextModelConfig(ModelConfig):
     dropout: float = chz.field(default=0.1, doc="dropout of embeddings and of each residual branch")
     attention_dropout: float = chz.field(default=0.1, doc="dropout of attention probabilities")
     epsilon: float = chz.field(default=1e-12, doc="of the layer norms")
+    tied: bool = chz.field(default=True, doc="logits from the embedding table, or from a table of the head's own")
     std: float = chz.field(default=0.02, doc="standard deviation of initial kernels and embeddings")
     dtype: Literal["float32", "bfloat16"] = chz.field(default="float32", doc="compute type; parameters are float32")
     remat: Literal["none", "full", "dots"] = chz.field(
@@ -65,6 +67,25 @@ class TextModelConfig(ModelConfig):
     def memory_length(self) -> int:
         """Positions of earlier rows that each layer keeps; 0 for a body without segment recurrence."""
         return 0
+
+    @property
+    def table_width(self) -> int:
+        """Width of the embedding table, to which vocabulary heads lead back."""
+        return self.width
+
+    @property
+    def head_bias(self) -> bool:
+        """Whether the transform of a masked language model's head has biases."""
+        return True
+
+    def head_activation(self, x: Array) -> Array:
+        """Of that transform."""
+        return gelu(x)
+
+    @property
+    def cached(self) -> tuple[int, int]:
+        """(heads, size of one) of the keys, and of the values, that a layer keeps of a token when it decodes."""
+        return self.heads, self.width // self.heads
 
     def padded_vocab(self, size: int) -> int:
         return -(-size // self.vocab_multiple) * self.vocab_multiple

@@ -55,8 +55,7 @@ class ElectraNet(nn.Module):
 
     def generator_scores(self, h_NG: Array) -> tuple[Array, Array, Array | None]:
         """(features [N, D], table [V, D], bias [V]) of the generator's distribution over the vocabulary."""
-        features, bias = self.generator_head(h_NG)
-        return features, self.body.table(), bias
+        return self.generator_head(h_NG, self.body.table())
 
     def detect(self, inputs: TextInput, *, train: bool = False) -> Array:
         """f32[B, L]: the discriminator's logit of "replaced" at each position."""
@@ -84,10 +83,10 @@ def electra_net(body: TextModelConfig, vocab_size: int, *, generator: float) -> 
     """vocab_size: the tokenizer's. generator: its size as a share of the body's. Raises as `generator_config`."""
     small, padded = generator_config(body, generator), body.padded_vocab(vocab_size)
     projection = None
-    if small.width != body.width:
-        shape, dtype = (body.width, small.width), body.compute_dtype()
+    if small.table_width != body.table_width:
+        shape, dtype = (body.table_width, small.table_width), body.compute_dtype()
         projection = Linear(shape, ("embed", "embed_out"), body.std, dtype=dtype)
-    head = LanguageHead(small, padded, transform=True, bias=True, table_width=body.width)
+    head = LanguageHead(small, padded, transform=True, bias=True, table_width=body.table_width)
     return ElectraNet(body.build(padded), small.build(padded), projection, head, DetectionHead(body))
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ptjax.config import UserError
-from ptjax.models.base import TextModelConfig, gelu
+from ptjax.models.base import TextModelConfig
 from ptjax.nn.attention import Cache
 from ptjax.nn.linear import Linear
 from ptjax.nn.norm import layer_norm
@@ -15,10 +15,11 @@ from ptjax.types import Array, Hidden, Mask, Memory, PyTree, TextInput
 
 
 class LanguageHead(nn.Module):
-    """From hidden states to what multiplies the embedding table.
+    """From hidden states to what multiplies a table of the vocabulary: the token embedding, or one of its own.
 
-    transform: BERT's dense layer, GELU and layer norm before the table (Devlin et al., 2019); bias: BERT's output bias.
-    table_width: of the embedding table; None for the body's own width.
+    transform: a dense layer, an activation and a layer norm before the table, as in BERT (Devlin et al., 2019); without
+    it a body whose embedding is narrower than itself is led back to that width by a dense layer alone. bias: BERT's
+    output bias. table_width: of the embedding table that is given; None for the body's own.
     """
 
     config: TextModelConfig
@@ -28,20 +29,27 @@ class LanguageHead(nn.Module):
     table_width: int | None = None
 
     def setup(self):
-        c = self.config
+        c, dtype = self.config, self.config.compute_dtype()
+        width = self.table_width or c.table_width
+        if self.transform or width != c.width:
+            self.dense = Linear((c.width, width), ("embed", "embed_out"), c.std, use_bias=c.head_bias, dtype=dtype)
         if self.transform:
-            shape = (c.width, self.table_width or c.width)
-            self.dense = Linear(shape, ("embed", "embed_out"), c.std, dtype=c.compute_dtype())
-            self.norm = layer_norm(c.epsilon, c.compute_dtype())
+            self.norm = layer_norm(c.epsilon, dtype, use_bias=c.head_bias)
+        if not c.tied:
+            init = nn.with_logical_partitioning(nn.initializers.normal(c.std), ("vocab", "table"))
+            self.own = self.param("table", init, (self.vocab_size, width), jnp.float32)
         if self.bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
             self.output_bias = self.param("bias", zeros, (self.vocab_size,), jnp.float32)
 
-    def __call__(self, h_D: Array) -> tuple[Array, Array | None]:
-        """[..., D] -> (features [..., D], bias [V] or None): logits are features . table + bias."""
+    def __call__(self, h_D: Array, embedding_VD: Array) -> tuple[Array, Array, Array | None]:
+        """[..., D] and the embedding table -> (features [..., E], table [V, E], bias [V] or None), of logits features .
+        table + bias."""
         if self.transform:
-            h_D = self.norm(gelu(self.dense(h_D)))
-        return h_D, self.output_bias if self.bias else None
+            h_D = self.norm(self.config.head_activation(self.dense(h_D)))
+        elif hasattr(self, "dense"):
+            h_D = self.dense(h_D)
+        return h_D, embedding_VD if self.config.tied else self.own, self.output_bias if self.bias else None
 
 
 def project(features_D: Array, table_VD: Array, bias_V: Array | None) -> Array:
@@ -72,13 +80,12 @@ class VocabularyNet(nn.Module):
 
 
 class LanguageModel(VocabularyNet):
-    """A text body under a vocabulary head whose projection is the token embedding."""
+    """A text body under a vocabulary head."""
 
     head: LanguageHead
 
     def scores(self, h_ND: Array) -> tuple[Array, Array, Array | None]:
-        features, bias = self.head(h_ND)
-        return features, self.body.table(), bias
+        return self.head(h_ND, self.body.table())
 
 
 def language_model(config: TextModelConfig, vocab_size: int, *, transform: bool, bias: bool) -> LanguageModel:
@@ -111,7 +118,7 @@ def new_memory(config: TextModelConfig, rows: int) -> Memory | None:
 
 def new_cache(config: TextModelConfig, rows: int, slots: int) -> Cache:
     """An empty key-value cache for `rows` sequences of up to `slots` tokens."""
-    shape = (config.layers, rows, slots, config.heads, config.width // config.heads)
+    shape = (config.layers, rows, slots, *config.cached)
     zeros = jnp.zeros(shape, config.compute_dtype())
     return Cache(zeros, zeros, jnp.zeros((config.layers,), jnp.int32))
 

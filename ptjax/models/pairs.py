@@ -21,9 +21,11 @@ class PairHead(nn.Module):
             init = nn.with_logical_partitioning(nn.initializers.normal(c.std * c.width**-0.5), ("vocab", "table"))
             self.own = self.param("table", init, (self.vocab_size, c.width), jnp.float32)
 
-    def __call__(self, h_D: Array, embedding_VD: Array) -> tuple[Array, Array]:
-        """[..., D] and the embedding table -> (features [..., D], table [V, D]): logits are features . table."""
-        return (h_D * self.config.width**-0.5, embedding_VD) if self.config.tied else (h_D, self.own)
+    def __call__(self, h_D: Array, embedding_VD: Array) -> tuple[Array, Array, None]:
+        """[..., D] and the embedding table -> (features [..., D], table [V, D], None), of logits features . table."""
+        if self.config.tied:
+            return h_D * self.config.width**-0.5, embedding_VD, None
+        return h_D, self.own, None
 
 
 class PairModel(VocabularyNet):
@@ -38,7 +40,7 @@ class PairModel(VocabularyNet):
         return super().__call__(inputs)
 
     def scores(self, h_ND: Array) -> tuple[Array, Array, None]:
-        return *self.head(h_ND, self.body.table()), None
+        return self.head(h_ND, self.body.table())
 
 
 class PrefixModel(LanguageModel):

@@ -11,8 +11,7 @@ class PermutationNet(VocabularyNet):
     permutation_head: LanguageHead
 
     def scores(self, h_ND: Array) -> tuple[Array, Array, Array | None]:
-        features, bias = self.permutation_head(h_ND)
-        return features, self.body.table(), bias
+        return self.permutation_head(h_ND, self.body.table())
 
 
 def permutation_net(config: TextModelConfig, vocab_size: int) -> PermutationNet:

@@ -6,6 +6,8 @@ from flax import linen as nn
 from flax import struct
 
 from ptjax.nn.linear import Linear
+from ptjax.nn.norm import rms_norm
+from ptjax.nn.rope import Rotation, rotate
 from ptjax.partition import constrain
 from ptjax.types import Array, Mask
 
@@ -28,13 +30,18 @@ class Cache:
         )
 
 
-def allowed(mask: Mask, length: int, keys: int, used: Array | None = None) -> Array | None:
+def allowed(
+    mask: Mask, length: int, keys: int, used: Array | None = None, *, window: int | None = None
+) -> Array | None:
     """The dense form of `mask`: bool, broadcastable to [B, H, L queries, S keys]; None where everything is allowed.
 
     With a cache, `used` is how many keys it holds after this call, so that query i stands at used - length + i, and
-    `valid` describes the S slots of the cache.
+    `valid` describes the S slots of the cache. window: of a layer's own, as in `Attention`, by places in the row.
     """
     parts = []
+    if window is not None:
+        place_L = (0 if used is None else used - length) + jnp.arange(length)
+        parts.append((jnp.abs(place_L[:, None] - jnp.arange(keys)[None, :]) < window)[None, None])
     if mask.causal or used is not None:
         first = 0 if used is None else used - length
         query_L, key_S = first + jnp.arange(length), jnp.arange(keys)
@@ -69,12 +76,15 @@ def attend(
     scale: float | None = None,
     bias_BHLS: Array | None = None,
 ) -> Array:
-    """Scaled dot-product attention (Vaswani et al., 2017) -> [B, L, H, K]; softmax in float32.
+    """Scaled dot-product attention (Vaswani et al., 2017) -> [B, L, H, K]; softmax in float32. Fewer heads of keys and
+    values are shared by queries that stand together.
 
     scale: of the products, K ** -0.5 unless given. bias_BHLS: added to them, broadcastable to their shape.
     dropout: applied to the attention probabilities. Written out because `jax.nn.dot_product_attention` has no
     dropout and is slower on CPUs; heads are moved forward first, which is faster there than leaving it to einsum.
     """
+    if k_BSHK.shape[2] < q_BLHK.shape[2]:
+        k_BSHK, v_BSHK = (jnp.repeat(x, q_BLHK.shape[2] // x.shape[2], axis=2) for x in (k_BSHK, v_BSHK))
     q_BHLK, k_BHSK, v_BHSK = (x.transpose(0, 2, 1, 3) for x in (q_BLHK, k_BSHK, v_BSHK))
     q_BHLK = q_BHLK * (q_BHLK.shape[-1] ** -0.5 if scale is None else scale)
     logits_BHLS = jnp.einsum("BHLK,BHSK->BHLS", q_BHLK, k_BHSK, preferred_element_type=jnp.float32)
@@ -88,7 +98,14 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Self-attention, [B, L, D] -> [B, L, D]; kernels [D, H, K] and [H, K, D] with K = D / H."""
+    """Self-attention, [B, L, D] -> [B, L, D]; kernels [D, H, K] and [H, K, D].
+
+    kv_heads: of keys and values, each shared by heads / kv_heads queries (Ainslie et al., 2023); None: all heads.
+    head_dim: K; None: D / H. use_bias: of queries, keys and values; out_bias: of the output.
+    qk_epsilon: of an RMS norm of each query and key (Henry et al., 2020); None: none.
+    window: a position sees those less than so many places to its left, itself among them, and where attention is not
+    causal as many to its right; None: all.
+    """
 
     width: int
     heads: int
@@ -96,24 +113,51 @@ class Attention(nn.Module):
     std: float
     out_std: float
     dtype: jnp.dtype = jnp.float32
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    use_bias: bool = True
+    out_bias: bool = True
+    qk_epsilon: float | None = None
+    window: int | None = None
 
     def setup(self):
-        shape, names = (self.width, self.heads, self.width // self.heads), ("embed", "heads", "head_dim")
-        self.query = Linear(shape, names, self.std, dtype=self.dtype)
-        self.key = Linear(shape, names, self.std, dtype=self.dtype)
-        self.value = Linear(shape, names, self.std, dtype=self.dtype)
-        self.output = Linear(shape[1:] + shape[:1], names[1:] + names[:1], self.out_std, contract=2, dtype=self.dtype)
+        size = self.head_dim or self.width // self.heads
+        names = ("embed", "heads", "head_dim")
+
+        def into(heads):
+            return Linear((self.width, heads, size), names, self.std, use_bias=self.use_bias, dtype=self.dtype)
+
+        kv_heads = self.kv_heads or self.heads
+        self.query, self.key, self.value = into(self.heads), into(kv_heads), into(kv_heads)
+        self.output = Linear(
+            (self.heads, size, self.width),
+            names[1:] + names[:1],
+            self.out_std,
+            contract=2,
+            use_bias=self.out_bias,
+            dtype=self.dtype,
+        )
+        if self.qk_epsilon is not None:
+            self.query_norm = rms_norm(self.qk_epsilon, self.dtype)
+            self.key_norm = rms_norm(self.qk_epsilon, self.dtype)
         self.drop = nn.Dropout(self.dropout)
 
-    def __call__(self, x_BLD: Array, mask: Mask, cache: Cache | None, *, train: bool) -> tuple[Array, Cache | None]:
+    def __call__(
+        self, x_BLD: Array, mask: Mask, cache: Cache | None, rotation: Rotation | None = None, *, train: bool
+    ) -> tuple[Array, Cache | None]:
+        """rotation: by which queries and keys turn (`nn.rope`), or None."""
         q, k, v = (
             constrain(project(x_BLD), "batch", "length", "heads", "head_dim")
             for project in (self.query, self.key, self.value)
         )
+        if self.qk_epsilon is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
         used = None
         if cache is not None:
             cache = cache.append(k, v)
             k, v, used = cache.key, cache.value, cache.used
-        allow = allowed(mask, q.shape[1], k.shape[1], used)
+        allow = allowed(mask, q.shape[1], k.shape[1], used, window=self.window)
         y_BLHK = attend(q, k, v, allow, lambda p: self.drop(p, deterministic=not train))
         return self.output(y_BLHK), cache
