@@ -313,12 +313,13 @@ def test_generate(command, trained):
     check(command(generate, "--text=", **workdir), "prompt is empty")
 
 
-@pytest.mark.parametrize("text", ["a", "a <mask>"])
-def test_generate_from_an_objective_that_teaches_neither(command, tiny_corpus, tmp_path, text):
+def test_generate_from_an_objective_that_teaches_neither(command, tiny_corpus, tmp_path):
     """Said as such, not as if the text were wrong."""
     code, _, error = command(pretrain, "objective=RTD", "steps=1")
     assert code == 0, error
-    check(command(generate, f"--text={text}", config=False), "RTD teaches a model neither to fill masks nor to sample")
+    for text in ("a", "a <mask>"):
+        answer = command(generate, f"--text={text}", config=False)
+        check(answer, "RTD teaches a model neither to fill masks nor to sample")
 
 
 def test_evaluate_and_replay(command, trained):

@@ -72,7 +72,7 @@ def test_another_mesh_sees_the_same(tiny_corpus, tmp_path):
 
 def test_kill_at_a_random_moment(tiny_corpus, tmp_path):
     """kill -9, the same command again: bitwise the parameters of the run that nobody disturbed."""
-    experiment = small(tiny_corpus, steps=40, checkpoint=Checkpointing(every=4, minutes=None))
+    experiment = small(tiny_corpus, steps=24, checkpoint=Checkpointing(every=4, minutes=None))
     straight, _ = train(Run.open(experiment), tmp_path / "straight")
 
     workdir = tmp_path / "killed"
