@@ -28,6 +28,7 @@ class Rules(Config):
     embed: str | None = chz.field(default="fsdp", doc="model width, in kernels")
     mlp: str | None = chz.field(default="tensor", doc="hidden units of the feed-forward part")
     heads: str | None = chz.field(default="tensor", doc="attention heads")
+    kv_heads: str | None = chz.field(default="tensor", doc="heads of keys and values, where queries share them")
     vocab: str | None = chz.field(default="tensor", doc="rows of the embedding table")
     table: str | None = chz.field(default=None, doc="width of the embedding tables")
 

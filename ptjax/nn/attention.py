@@ -31,15 +31,27 @@ class Cache:
 
 
 def allowed(
-    mask: Mask, length: int, keys: int, used: Array | None = None, *, window: int | None = None
+    mask: Mask,
+    length: int,
+    keys: int,
+    used: Array | None = None,
+    *,
+    window: int | None = None,
+    positions: Array | None = None,
 ) -> Array | None:
     """The dense form of `mask`: bool, broadcastable to [B, H, L queries, S keys]; None where everything is allowed.
 
     With a cache, `used` is how many keys it holds after this call, so that query i stands at used - length + i, and
-    `valid` describes the S slots of the cache. window: of a layer's own, as in `Attention`, by places in the row.
+    `valid` describes the S slots of the cache. window: of a layer's own, as in `Attention`.
+    positions: i32[B, L], by which the window counts where the row is scattered; None: by places in the row.
+    Raises ValueError for what cannot be decoded with a cache: packed documents and a window by positions.
     """
     parts = []
-    if window is not None:
+    if window is not None and positions is not None:
+        if used is not None:
+            raise ValueError("a scattered row is read alone: without a cache")
+        parts.append((jnp.abs(positions[:, :, None] - positions[:, None, :]) < window)[:, None])
+    elif window is not None:
         place_L = (0 if used is None else used - length) + jnp.arange(length)
         parts.append((jnp.abs(place_L[:, None] - jnp.arange(keys)[None, :]) < window)[None, None])
     if mask.causal or used is not None:
@@ -100,11 +112,12 @@ def attend(
 class Attention(nn.Module):
     """Self-attention, [B, L, D] -> [B, L, D]; kernels [D, H, K] and [H, K, D].
 
-    kv_heads: of keys and values, each shared by heads / kv_heads queries (Ainslie et al., 2023); None: all heads.
+    kv_heads: of keys and values, each shared by heads / kv_heads queries (Ainslie et al., 2023); None: all heads. Where
+    they are fewer their axis is called so, since a mesh that divides the queries' heads need not divide them.
     head_dim: K; None: D / H. use_bias: of queries, keys and values; out_bias: of the output.
     qk_epsilon: of an RMS norm of each query and key (Henry et al., 2020); None: none.
     window: a position sees those less than so many places to its left, itself among them, and where attention is not
-    causal as many to its right; None: all.
+    causal as many to its right; None: all. In a scattered row positions are counted, and not places.
     """
 
     width: int
@@ -122,16 +135,19 @@ class Attention(nn.Module):
 
     def setup(self):
         size = self.head_dim or self.width // self.heads
-        names = ("embed", "heads", "head_dim")
 
-        def into(heads):
+        def into(heads, name):
+            names = ("embed", name, "head_dim")
             return Linear((self.width, heads, size), names, self.std, use_bias=self.use_bias, dtype=self.dtype)
 
-        kv_heads = self.kv_heads or self.heads
-        self.query, self.key, self.value = into(self.heads), into(kv_heads), into(kv_heads)
+        kv_heads, self.kv_name = self.heads, "heads"
+        if self.kv_heads not in (None, self.heads):
+            kv_heads, self.kv_name = self.kv_heads, "kv_heads"
+        self.query = into(self.heads, "heads")
+        self.key, self.value = into(kv_heads, self.kv_name), into(kv_heads, self.kv_name)
         self.output = Linear(
             (self.heads, size, self.width),
-            names[1:] + names[:1],
+            ("heads", "head_dim", "embed"),
             self.out_std,
             contract=2,
             use_bias=self.out_bias,
@@ -143,12 +159,20 @@ class Attention(nn.Module):
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(
-        self, x_BLD: Array, mask: Mask, cache: Cache | None, rotation: Rotation | None = None, *, train: bool
+        self,
+        x_BLD: Array,
+        mask: Mask,
+        cache: Cache | None,
+        rotation: Rotation | None = None,
+        positions: Array | None = None,
+        *,
+        train: bool,
     ) -> tuple[Array, Cache | None]:
-        """rotation: by which queries and keys turn (`nn.rope`), or None."""
-        q, k, v = (
-            constrain(project(x_BLD), "batch", "length", "heads", "head_dim")
-            for project in (self.query, self.key, self.value)
+        """rotation: by which queries and keys turn (`nn.rope`), or None. positions: i32[B, L], of a scattered row, or
+        None."""
+        q = constrain(self.query(x_BLD), "batch", "length", "heads", "head_dim")
+        k, v = (
+            constrain(project(x_BLD), "batch", "length", self.kv_name, "head_dim") for project in (self.key, self.value)
         )
         if self.qk_epsilon is not None:
             q, k = self.query_norm(q), self.key_norm(k)
@@ -158,6 +182,6 @@ class Attention(nn.Module):
         if cache is not None:
             cache = cache.append(k, v)
             k, v, used = cache.key, cache.value, cache.used
-        allow = allowed(mask, q.shape[1], k.shape[1], used, window=self.window)
+        allow = allowed(mask, q.shape[1], k.shape[1], used, window=self.window, positions=positions)
         y_BLHK = attend(q, k, v, allow, lambda p: self.drop(p, deterministic=not train))
         return self.output(y_BLHK), cache
