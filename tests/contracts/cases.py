@@ -14,6 +14,7 @@ from ptjax.data.tokenizers import VocabSpec
 from ptjax.learner import Learner
 from ptjax.models import BERT, GPT
 from ptjax.models.base import ModelConfig
+from ptjax.models.llama import LinearScaling
 from ptjax.objectives import MLM, CausalLM, Objective, Part, Phase
 from ptjax.optim import SGD, Constant
 from ptjax.partition import MeshConfig
@@ -22,6 +23,7 @@ from ptjax.train import Experiment
 SIZE = dict(layers=2, unroll=False, width=32, heads=2, hidden=64, max_length=64, dropout=0.0, attention_dropout=0.0)
 SETTINGS = {
     "Mixed": dict(mixture=(Part(objective=MLM(), weight=2.0), Part(objective=CausalLM(), weight=1.0))),
+    "Llama": dict(kv_heads=4, head_dim=8, qkv_bias=True, qk_norm=True, scaling=LinearScaling(factor=2.0)),
     "TransformerXL": dict(memory=48),
     "Schedule": dict(phases=(Phase(objective=CausalLM(), share=2.0), Phase(objective=MLM(), share=1.0))),
 }
@@ -47,6 +49,7 @@ BODIES = {"bert": BERT(**SIZE), "gpt": GPT(**SIZE)}
 PAIRS = [
     ("MLM", "BERT"),
     ("CausalLM", "GPT"),
+    ("CausalLM", "Llama"),
     ("CausalLM", "TransformerXL"),
     ("PrefixLM", "BERT"),
     ("Hybrid", "GPT"),
