@@ -1,6 +1,9 @@
 """All families of published models that ptjax reads and writes."""
 
+from ptjax.interop.bert import Bert
 from ptjax.interop.family import Family
 from ptjax.interop.gpt2 import GPT2
+from ptjax.interop.t5 import T5Family
+from ptjax.interop.xlnet import XLNetFamily
 
-FAMILIES: tuple[Family, ...] = (GPT2(),)
+FAMILIES: tuple[Family, ...] = (Bert(), GPT2())

@@ -28,7 +28,7 @@ class Entry:
       conv1d: GPT-2's [inputs, outputs].
       table: a row for each piece of the vocabulary, where ours has padding behind.
     part: (k, n): the leaf is the k-th of n equal parts of the tensor, along its axis of outputs.
-    shape: theirs, of the whole tensor, where it has more axes than the layout says (XLNet's [D, H, K]).
+    shape: theirs, of the whole tensor, where the layout does not tell (XLNet's [D, H, K]).
     """
 
     ours: str
@@ -78,7 +78,7 @@ class Entry:
         if self.layout == "table":
             return leaf[:rows]
         if self.layout == "same":
-            return leaf
+            return leaf if self.shape is None else leaf.reshape(self.shape)
         if self.layout == "flat":
             return leaf.reshape(-1)
         matrix = leaf.reshape(math.prod(leaf.shape[: self.inputs]), -1)

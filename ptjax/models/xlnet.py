@@ -1,10 +1,13 @@
 """XLNet (Yang et al., 2019): Transformer-XL's attention with a second stream, which knows where but not what."""
 
+from typing import Literal
+
 import chz
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ptjax.models.base import TextModelConfig, gelu_tanh, presets
+from ptjax.models.base import TextModelConfig, gelu, gelu_tanh, presets
 from ptjax.models.transformer_xl import Block
 from ptjax.nn.attention import Cache
 from ptjax.nn.embed import TextEmbed
@@ -22,16 +25,22 @@ SIZES = {
     "large": dict(layers=24, width=1024, heads=16, hidden=4096),
 }
 
+ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "relu": jax.nn.relu}
+
 
 @chz.chz
 class XLNet(TextModelConfig):
-    """XLNet's body: post-norm, GELU by its tanh form (as in the authors' code), without their memory.
+    """XLNet's body: post-norm, without the authors' memory.
 
     Asked for targets it runs two streams: the row's, and one of queries that start from one learned vector and read
     the row. Otherwise it is one stack, whichever way its mask lets it look. Sentence types are relative: a key is of
     the query's type or it is not.
     """
 
+    activation: Literal["gelu_tanh", "gelu", "relu"] = chz.field(
+        default="gelu_tanh",
+        doc="of the feed-forward part: GELU by its tanh form (the authors' code), or exact, or ReLU",
+    )
     max_length: int = chz.field(default=512, doc="the longest text to sample; rows may have any length")
 
     @classmethod
@@ -65,7 +74,7 @@ class Body(nn.Module):
         init = nn.with_logical_partitioning(nn.initializers.normal(c.std), ("table",))
         self.target = self.param("target", init, (c.width,), jnp.float32)  # mask_emb in the authors' code
         self.drop = nn.Dropout(c.dropout)
-        self.layers = Stack(Block(c, gelu_tanh, True, parent=None), c.layers, c.unrolled(), c.remat)
+        self.layers = Stack(Block(c, ACTIVATIONS[c.activation], True, parent=None), c.layers, c.unrolled(), c.remat)
 
     def __call__(
         self, inputs: TextInput, state: Cache | None = None, *, train: bool, embedded: Array | None = None
