@@ -1,0 +1,154 @@
+"""A published model's numbers beside ours: what tests/fixtures/make_families.py froze, or made just now."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from ptjax.data.tokenizers import VocabSpec
+from ptjax.models.heads import VocabularyNet
+from ptjax.models.sentence_net import SentencePairModel
+from ptjax.objectives import CausalLM
+from ptjax.types import Mask, PairInput, TextInput
+
+try:
+    from ptjax.interop.huggingface import load
+except ModuleNotFoundError:
+    from tests.interop.reader import load
+
+FAMILIES = Path(__file__).parents[1] / "fixtures" / "families"
+LAYOUTS = ("padded", "packed")
+PADDING = 7.0  # what fills up the vocabulary's tables: so large that it shows wherever it counts
+
+
+class Parity:
+    """One folder, as ptjax.interop reads it, with the net in which it was pre-trained.
+
+    Its documents are read in two layouts: "padded", one a row, and "packed", all in one row.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.theirs = json.loads((folder / "config.json").read_text())
+        self.frozen = dict(np.load(folder / "expected.npz"))
+        loaded = load(folder)
+        self.config, self.family = loaded.config, loaded.family
+        self.rows = self.theirs["vocab_size"]
+        self.objective = self.family.objective(frozenset(loaded.params))
+        self.net = self.objective.net(self.config, VocabSpec.synthetic(self.rows))
+        self.table = self.family.table(self.config)
+        self.params = self._filled(loaded.params)
+        self.compiled = {layout: jax.jit(functools.partial(self._compute, layout=layout)) for layout in LAYOUTS}
+
+    def entries(self):
+        """Those of the name table whose leaves were in the files."""
+        return [entry for entry in self.table.entries if entry.ours.partition("/")[0] in self.params]
+
+    def _filled(self, params):
+        """The same with PADDING in all rows behind the vocabulary."""
+        leaves = {path: np.array(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
+        for entry in self.table.entries:
+            if entry.layout == "table" and entry.ours in leaves:
+                leaves[entry.ours][self.rows :] = PADDING
+        return unflatten_dict(leaves, sep="/")
+
+    def expected(self, kind: str) -> dict[str, np.ndarray]:
+        """By name. kind: output, cotangent or gradient."""
+        start = kind + "/"
+        return {name.removeprefix(start): x for name, x in self.frozen.items() if name.startswith(start)}
+
+    def inputs(self, layout: str) -> TextInput | PairInput:
+        target = self._text("", layout, isinstance(self.objective, CausalLM))
+        if "source_tokens" not in self.frozen:
+            return target
+        return PairInput(self._text("source_", layout, False), target)
+
+    def _text(self, prefix: str, layout: str, causal: bool) -> TextInput:
+        valid = self.frozen[f"{prefix}valid"]
+        segments, positions = np.indices(valid.shape)
+        rows = {"tokens": self.frozen[f"{prefix}tokens"], "segments": segments, "positions": positions, "valid": valid}
+        if "types" in self.frozen and not prefix:
+            rows["types"] = self.frozen["types"]
+        if layout == "packed":
+            rows = {name: x[valid][None] for name, x in rows.items()}
+        rows = {name: jnp.asarray(x, bool if name == "valid" else jnp.int32) for name, x in rows.items()}
+        # Of packed documents the mask tells what belongs together, of padded ones what is there.
+        told = {"valid": rows["valid"]} if layout == "padded" else {"segments": rows["segments"]}
+        if "source_tokens" in self.frozen:
+            told = {name: rows[name] for name in ("valid", "segments")}
+        return TextInput(rows["tokens"], rows["positions"], Mask(causal, **told), rows.get("types"))
+
+    def _compute(self, params, layout: str):
+        (_, outputs), gradients = jax.value_and_grad(self._loss, has_aux=True)(params, layout)
+        return outputs, gradients
+
+    def _loss(self, params, layout: str):
+        variables, valid = {"params": params}, self.frozen["valid"]
+        h_BLD = self.net.apply(variables, self.inputs(layout), method="hidden").last
+        if layout == "packed":  # each document in a row of its own again, as heads of a whole row need it
+            h_BLD = h_BLD[0][np.maximum(valid.cumsum().reshape(valid.shape) - 1, 0)]
+        outputs = {}
+        for name, cotangent in self.expected("cotangent").items():
+            value = self.net.apply(variables, h_BLD, method=OUTPUTS[name])
+            value = value if name == "answer" else value[valid]
+            outputs[name] = value[..., : self.rows] if value.ndim == 2 and name == "logits" else value
+        return sum(jnp.sum(outputs[name] * x) for name, x in self.expected("cotangent").items()), outputs
+
+    def check_outputs(self, layout: str, params=None) -> None:
+        """Raises AssertionError where ours are off by more than 1e-4, absolute or relative."""
+        ours, _ = self.compiled[layout](self.params if params is None else params)
+        theirs = self.expected("output")
+        assert ours.keys() == theirs.keys()
+        for name, expected in theirs.items():
+            assert expected.std() > 0.1  # there is something to compare
+            np.testing.assert_allclose(ours[name], expected, rtol=1e-4, atol=1e-4, err_msg=name)
+
+    def gradients(self, layout: str) -> dict[str, np.ndarray]:
+        """Ours of the loss, by the published names."""
+        _, gradients = self.compiled[layout](self.params)
+        leaves, parts = flatten_dict(jax.tree.map(np.asarray, gradients), sep="/"), {}
+        for entry in self.entries():
+            leaf = leaves[entry.ours]
+            if entry.layout == "table":
+                np.testing.assert_array_equal(leaf[self.rows :], 0, err_msg=f"{entry.ours}: padding counts")
+            for index, name in entry.tensors():
+                parts.setdefault(name, []).append((entry.part, entry, entry.theirs_of(leaf[index], self.rows)))
+        ordered = {name: sorted(found, key=lambda part: part[0]) for name, found in parts.items()}
+        return {name: found[0][1].join([x for *_, x in found]) for name, found in ordered.items()}
+
+    def check_gradients(self, layout: str) -> None:
+        """Raises AssertionError where one is off by more than 1e-3 of the largest of its tensor."""
+        ours, theirs = self.gradients(layout), self.expected("gradient")
+        assert ours.keys() == theirs.keys()
+        largest = max(np.abs(gradient).max() for gradient in theirs.values())
+        for name, expected in theirs.items():
+            # A key's bias has no gradient but rounding: it moves all scores of a query alike.
+            within = 1e-3 * np.abs(expected).max() + 1e-6 * largest
+            np.testing.assert_allclose(ours[name], expected, rtol=0, atol=within, err_msg=name)
+
+
+def _logits(net, h_BLD):
+    if isinstance(net, VocabularyNet):
+        return net.logits(h_BLD)
+    return net.discriminator_head(h_BLD)
+
+
+def _answer(net: SentencePairModel, h_BLD):
+    return net.answer(h_BLD)
+
+
+def _hidden(net, h_BLD):
+    return h_BLD
+
+
+OUTPUTS = {"logits": _logits, "answer": _answer, "hidden": _hidden}
+
+
+@functools.cache
+def frozen(name: str) -> Parity:
+    """That of a fixture, compiled once a process."""
+    return Parity(FAMILIES / name)
