@@ -6,4 +6,4 @@ from ptjax.interop.gpt2 import GPT2
 from ptjax.interop.t5 import T5Family
 from ptjax.interop.xlnet import XLNetFamily
 
-FAMILIES: tuple[Family, ...] = (Bert(), GPT2())
+FAMILIES: tuple[Family, ...] = (Bert(), GPT2(), T5Family(), XLNetFamily())
