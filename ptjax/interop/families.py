@@ -3,7 +3,17 @@
 from ptjax.interop.bert import Bert
 from ptjax.interop.family import Family
 from ptjax.interop.gpt2 import GPT2
+from ptjax.interop.llama import LlamaFamily, MistralFamily, Qwen2Family, Qwen3Family
 from ptjax.interop.t5 import T5Family
 from ptjax.interop.xlnet import XLNetFamily
 
-FAMILIES: tuple[Family, ...] = (Bert(), GPT2(), T5Family(), XLNetFamily())
+FAMILIES: tuple[Family, ...] = (
+    Bert(),
+    GPT2(),
+    LlamaFamily(),
+    MistralFamily(),
+    Qwen2Family(),
+    Qwen3Family(),
+    T5Family(),
+    XLNetFamily(),
+)

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.models.heads import VocabularyNet
 from ptjax.models.sentence_net import SentencePairModel
-from ptjax.objectives import CausalLM
+from ptjax.objectives import PLM, CausalLM, SpanCorruption
 from ptjax.types import Mask, PairInput, TextInput
 
 try:
@@ -62,7 +62,7 @@ class Parity:
         return {name.removeprefix(start): x for name, x in self.frozen.items() if name.startswith(start)}
 
     def inputs(self, layout: str) -> TextInput | PairInput:
-        target = self._text("", layout, isinstance(self.objective, CausalLM))
+        target = self._text("", layout, isinstance(self.objective, (CausalLM, SpanCorruption)))
         if "source_tokens" not in self.frozen:
             return target
         return PairInput(self._text("source_", layout, False), target)
@@ -80,7 +80,10 @@ class Parity:
         told = {"valid": rows["valid"]} if layout == "padded" else {"segments": rows["segments"]}
         if "source_tokens" in self.frozen:
             told = {name: rows[name] for name in ("valid", "segments")}
-        return TextInput(rows["tokens"], rows["positions"], Mask(causal, **told), rows.get("types"))
+        # XLNet is asked for every token of the row.
+        at = jnp.broadcast_to(jnp.arange(rows["tokens"].shape[1]), rows["tokens"].shape)
+        targets = at if isinstance(self.objective, PLM) else None
+        return TextInput(rows["tokens"], rows["positions"], Mask(causal, **told), rows.get("types"), targets)
 
     def _compute(self, params, layout: str):
         (_, outputs), gradients = jax.value_and_grad(self._loss, has_aux=True)(params, layout)
@@ -88,7 +91,8 @@ class Parity:
 
     def _loss(self, params, layout: str):
         variables, valid = {"params": params}, self.frozen["valid"]
-        h_BLD = self.net.apply(variables, self.inputs(layout), method="hidden").last
+        hidden = self.net.apply(variables, self.inputs(layout), method="hidden")
+        h_BLD = hidden.last if hidden.queries is None else hidden.queries
         if layout == "packed":  # each document in a row of its own again, as heads of a whole row need it
             h_BLD = h_BLD[0][np.maximum(valid.cumsum().reshape(valid.shape) - 1, 0)]
         outputs = {}
