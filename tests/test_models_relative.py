@@ -354,6 +354,9 @@ def test_published_sizes():
     assert millions(XLNet.preset("large"), 32000) == pytest.approx(360.27, abs=0.01)
     # 5 d_model^2 + 2 d_model d_inner + d_inner + 7 d_model a layer, by the shapes of the published code
     assert millions(TransformerXL.preset("wt103"), 100, "layers") == pytest.approx(41.08, abs=0.01)
+    # 41M and 277M in the paper, with embeddings of 204 characters
+    assert millions(TransformerXL.preset("enwik8-12"), 204) == pytest.approx(41, abs=0.5)
+    assert millions(TransformerXL.preset("enwik8-24"), 204) == pytest.approx(277, abs=0.5)
 
 
 def test_impossible_settings():

@@ -174,9 +174,13 @@ def test_published_sizes():
     assert millions("small", "1.0") == pytest.approx(60.51, abs=0.01)
     assert millions("base", "1.0") == pytest.approx(222.90, abs=0.01)
     assert millions("large", "1.0") == pytest.approx(737.67, abs=0.01)
+    assert millions("3B", "1.0") == pytest.approx(2851.60, abs=0.01)
+    assert millions("11B", "1.0") == pytest.approx(11307.32, abs=0.01)
     assert millions("small", "1.1") == pytest.approx(76.96, abs=0.01)
     assert millions("base", "1.1") == pytest.approx(247.58, abs=0.01)
     assert millions("large", "1.1") == pytest.approx(783.15, abs=0.01)
+    assert millions("xl", "1.1") == pytest.approx(2849.76, abs=0.01)
+    assert millions("xxl", "1.1") == pytest.approx(11135.33, abs=0.01)
 
 
 def test_dropout_only_in_training():

@@ -24,6 +24,8 @@ SIZES = {
     "small": dict(layers=6, width=512, heads=8, hidden=2048),
     "base": dict(layers=12, width=768, heads=12, hidden=3072),
     "large": dict(layers=24, width=1024, heads=16, hidden=4096),
+    "3B": dict(layers=24, width=1024, heads=32, head_dim=128, hidden=16384),
+    "11B": dict(layers=24, width=1024, heads=128, head_dim=128, hidden=65536),
 }
 SIZES_1_1 = {
     "tiny": dict(layers=2, width=128, heads=2, hidden=344),
@@ -31,6 +33,8 @@ SIZES_1_1 = {
     "small": dict(layers=8, width=512, heads=6, hidden=1024),
     "base": dict(layers=12, width=768, heads=12, hidden=2048),
     "large": dict(layers=24, width=1024, heads=16, hidden=2816),
+    "xl": dict(layers=24, width=2048, heads=32, hidden=5120),
+    "xxl": dict(layers=24, width=4096, heads=64, hidden=10240),
 }
 VERSION_1_1 = dict(gated=True, tied=False, dropout=0.0, attention_dropout=0.0)  # pre-trained without dropout
 
@@ -60,7 +64,7 @@ class T5(TextModelConfig):
 
     @classmethod
     def preset(cls, size: str, version: Literal["1.0", "1.1"] = "1.0", **overrides) -> "T5":
-        """small, base and large as published; tiny and mini for a laptop."""
+        """small, base and large as published, with 3B and 11B (1.0) or xl and xxl (1.1); tiny and mini for a laptop."""
         if version == "1.1":
             return presets(cls, {name: shape | VERSION_1_1 for name, shape in SIZES_1_1.items()}, size, overrides)
         return presets(cls, SIZES, size, overrides)

@@ -17,13 +17,16 @@ from ptjax.nn.stack import Stack
 from ptjax.partition import constrain
 from ptjax.types import Array, Hidden, Mask, Memory, PyTree, TextInput
 
-# Dai et al., 2019, for WikiText-103, with the memories and dropout of their scripts; BERT's small shapes for a laptop.
+# Dai et al., 2019, for WikiText-103 and, by characters, enwik8, with the memories and dropout of their scripts; BERT's
+# small shapes for a laptop.
 SIZES = {
     "tiny": dict(layers=2, width=128, heads=2, hidden=512),
     "mini": dict(layers=4, width=256, heads=4, hidden=1024),
     "small": dict(layers=4, width=512, heads=8, hidden=2048),
     "wt103": dict(layers=16, width=410, heads=10, hidden=2100, memory=150, attention_dropout=0.0),
     "large": dict(layers=18, width=1024, heads=16, hidden=4096, memory=384, dropout=0.2, attention_dropout=0.2),
+    "enwik8-12": dict(layers=12, width=512, heads=8, hidden=2048, memory=512, attention_dropout=0.0),
+    "enwik8-24": dict(layers=24, width=1024, heads=8, hidden=3072, memory=768, dropout=0.15, attention_dropout=0.15),
 }
 
 
@@ -47,7 +50,7 @@ class TransformerXL(TextModelConfig):
 
     @classmethod
     def preset(cls, size: str, **overrides) -> "TransformerXL":
-        """wt103 and large as published; tiny, mini and small for a laptop, without a memory."""
+        """wt103, large, enwik8-12 and enwik8-24 as published; tiny, mini and small for a laptop, without a memory."""
         return presets(cls, SIZES, size, overrides)
 
     @property
