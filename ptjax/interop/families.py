@@ -4,6 +4,7 @@ from ptjax.interop.bert import Bert
 from ptjax.interop.family import Family
 from ptjax.interop.gpt2 import GPT2
 from ptjax.interop.llama import LlamaFamily, MistralFamily, Qwen2Family, Qwen3Family
+from ptjax.interop.modernbert import ModernBert
 from ptjax.interop.t5 import T5Family
 from ptjax.interop.xlnet import XLNetFamily
 
@@ -12,6 +13,7 @@ FAMILIES: tuple[Family, ...] = (
     GPT2(),
     LlamaFamily(),
     MistralFamily(),
+    ModernBert(),
     Qwen2Family(),
     Qwen3Family(),
     T5Family(),

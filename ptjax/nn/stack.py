@@ -12,6 +12,13 @@ REMAT = {
 }
 
 
+def checkpointed(block: type[nn.Module], remat: str) -> type[nn.Module]:
+    """`block`, a class of modules as `Stack` takes, for a layer that stands alone: recomputed as in a stack."""
+    if remat == "none":
+        return block
+    return nn.remat(block, policy=REMAT[remat], static_argnums=(4,))  # train, with self as 0
+
+
 class Stack(nn.Module):
     """Runs `layers` copies of `block`, a module called as block(x, mask, cache, train) -> (x, cache).
 
@@ -19,6 +26,7 @@ class Stack(nn.Module):
     stacked either way, so the choice is not in the checkpoint.
     remat: 'none' keeps all activations, 'full' recomputes each layer in the backward pass, 'dots' keeps the
     results of matrix products.
+    shared: all layers are one, whose parameters have no layers axis (ALBERT).
     mask: a `Mask`, or whatever tree of arrays the layers share and `block` reads.
     cache: a `Cache` whose leaves have a leading layers axis, or None.
     """
@@ -27,6 +35,7 @@ class Stack(nn.Module):
     layers: int
     unroll: bool
     remat: str
+    shared: bool = False
 
     @nn.compact
     def __call__(self, x_BLD: Array, mask: PyTree, cache: PyTree, train: bool) -> tuple[Array, PyTree]:
@@ -36,10 +45,13 @@ class Stack(nn.Module):
         if self.remat != "none":
             # Inside a scan nothing can be merged across layers, so the barriers of prevent_cse only cost.
             step = nn.remat(step, policy=REMAT[self.remat], prevent_cse=self.unroll)
+        if self.shared:
+            params = dict(variable_broadcast="params", split_rngs={"params": False, "dropout": True})
+        else:
+            params = dict(variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True})
         scan = nn.scan(
             step,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
+            **params,
             in_axes=(0, nn.broadcast),
             out_axes=0,
             length=self.layers,
