@@ -24,6 +24,7 @@ SIZE = dict(layers=2, unroll=False, width=32, heads=2, hidden=64, max_length=64,
 SETTINGS = {
     "Mixed": dict(mixture=(Part(objective=MLM(), weight=2.0), Part(objective=CausalLM(), weight=1.0))),
     "Llama": dict(kv_heads=4, head_dim=8, qkv_bias=True, qk_norm=True, scaling=LinearScaling(factor=2.0)),
+    "ModernBERT": dict(window=8),
     "TransformerXL": dict(memory=48),
     "Schedule": dict(phases=(Phase(objective=CausalLM(), share=2.0), Phase(objective=MLM(), share=1.0))),
 }
@@ -55,6 +56,8 @@ PAIRS = [
     ("Hybrid", "GPT"),
     ("MaskedDiffusion", "BERT"),
     ("RTD", "BERT"),
+    ("MLM", "DeBERTa"),
+    ("MLM", "ModernBERT"),
     ("NSP", "BERT"),
     ("SOP", "GPT"),
     ("PLM", "XLNet"),
