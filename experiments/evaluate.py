@@ -26,6 +26,7 @@ def main(command: cli.Command) -> None:
     if command.flags.batches is not None and command.flags.batches < 1:
         raise UserError(f"--batches={command.flags.batches}: at least 1")
     run = Run.open(command.config)
+    run.split(command.flags.split)  # what would fail late fails now
     params = run.restore_params(command.workdir, command.flags.step)
     scores = run.evaluate(params, command.flags.split, command.flags.batches)
     if jax.process_index():

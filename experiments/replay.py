@@ -40,7 +40,7 @@ def main(command: cli.Command) -> None:
     if chosen == step - 1 and max(experiment.model.dropout, experiment.model.attention_dropout):
         whose += "; dropout as one device draws it"
     lines = [f"step {step}: loss {result.metrics['loss']:.6f} ({whose})", ""]
-    reader = Reader(run.pipeline.tokenizer, run.learner.vocab)
+    reader = Reader(run.tokenizer, run.learner.vocab)
     for question in result.questions:
         asked = f", {question.name}" if question.name else ""
         for i in np.flatnonzero(question.batch["index"] >= 0):

@@ -62,12 +62,12 @@ class Predictor:
 
     @classmethod
     def of_state(cls, run: Run, state: TrainState) -> "Predictor":
-        return cls(run.experiment, run.learner.net, state.averaged, run.pipeline.tokenizer)
+        return cls(run.experiment, run.learner.net, state.averaged, run.tokenizer)
 
     @classmethod
     def of_workdir(cls, run: Run, workdir: str | Path, step: int | None = None) -> "Predictor":
         """The last good checkpoint of a workdir, or the one of `step`."""
-        return cls(run.experiment, run.learner.net, run.restore_params(workdir, step), run.pipeline.tokenizer)
+        return cls(run.experiment, run.learner.net, run.restore_params(workdir, step), run.tokenizer)
 
     def require(self, ability: str) -> tuple[Objective, object]:
         """(objective, net) that answers; raises UserError where none does."""

@@ -14,7 +14,8 @@ from ptjax import partition
 from ptjax.checkpoint import Checkpoints, check_workdir, restore_params
 from ptjax.config import Config, UserError, published
 from ptjax.data.pipeline import Data, Pipeline, Shard
-from ptjax.data.tokenizers import VocabSpec
+from ptjax.data.prepared import Prepared
+from ptjax.data.tokenizers import Tokenizer, VocabSpec
 from ptjax.evaluate import evaluate
 from ptjax.learner import Learner
 from ptjax.logging import Logger, Logging, measure_peak
@@ -167,13 +168,13 @@ class Experiment(Config):
 class Run:
     """An experiment on this machine's devices: compiled steps, data and state.
 
-    learner: of the last stage, whose question validation asks.
+    learner: of the last stage, whose question validation asks. tokenizer: of the corpus.
     """
 
     experiment: Experiment
     learner: Learner
     mesh: jax.sharding.Mesh
-    pipeline: Pipeline
+    tokenizer: Tokenizer
     abstract: PyTree  # TrainState of ShapeDtypeStructs with shardings
     shardings: PyTree
     _splits: dict[str, Pipeline] = dataclasses.field(default_factory=dict)
@@ -181,26 +182,34 @@ class Run:
 
     @classmethod
     def open(cls, experiment: Experiment, devices: Sequence[jax.Device] | None = None) -> "Run":
-        """Opens data and devices (None: all) and checks that everything fits; compiles nothing. Raises UserError."""
+        """Takes devices (None: all), opens the tokenizer, and checks that sizes fit; compiles nothing, and reads no
+        data until batches are asked for. Raises UserError."""
         mesh = partition.make_mesh(experiment.mesh, devices)
         experiment.check(mesh)
-        pipeline = Pipeline(experiment.data, seed=experiment.seed, transforms=experiment.objective.transforms())
-        learner = Learner(experiment, pipeline.vocab)
+        tokenizer = Prepared.open(experiment.data.corpus).tokenizer
+        learner = Learner(experiment, tokenizer.vocab)
         abstract, shardings = learner.shardings(mesh)
         abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-        return cls(experiment, learner, mesh, pipeline, abstract, shardings)
+        return cls(experiment, learner, mesh, tokenizer, abstract, shardings)
 
     @property
     def shard(self) -> Shard:
         return Shard(*partition.process_part(self.mesh))
 
+    @functools.cached_property
+    def pipeline(self) -> Pipeline:
+        """What is trained on: batches of the training split, epoch after epoch."""
+        return self._open("train", shuffle=True)
+
     def split(self, name: str) -> Pipeline:
         """A pass over a split of the prepared data, in order."""
         if name not in self._splits:
-            e = self.experiment
-            transforms = e.objective.transforms()
-            self._splits[name] = Pipeline(e.data, name, seed=e.seed, shuffle=False, transforms=transforms)
+            self._splits[name] = self._open(name, shuffle=False)
         return self._splits[name]
+
+    def _open(self, name: str, shuffle: bool) -> Pipeline:
+        e = self.experiment
+        return Pipeline(e.data, name, seed=e.seed, shuffle=shuffle, transforms=e.objective.transforms())
 
     def init(self) -> TrainState:
         """A fresh state, made where it will live: no host holds all of it."""
@@ -255,7 +264,7 @@ def train(
       Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     experiment, workdir = run.experiment, Path(workdir)
-    run.split("validation")  # what would fail after the last step fails now
+    run.pipeline, run.split("validation")  # what would fail later fails now
     check_workdir(workdir, experiment)
     checkpoints = Checkpoints(
         workdir / "checkpoints", experiment.checkpoint.keep, experiment.checkpoint.best, on_event=on_event

@@ -112,7 +112,7 @@ def test_bits_a_byte_of_a_causal_model(said, trained):
     run, workdir = trained("causal").run, trained("causal").workdir
     found = json.loads(said(evaluate, f"--workdir={workdir}", "--json"))
     params = jax.device_get(run.restore_params(workdir))
-    vocab, tokenizer = run.learner.vocab, run.pipeline.tokenizer
+    vocab, tokenizer = run.learner.vocab, run.tokenizer
     pipeline = Pipeline(run.experiment.data, "validation", shuffle=False)
     nll, tokens, text_bytes, right = 0.0, 0, 0, 0
     pieces = tokenizer.pieces(range(vocab.size))
@@ -220,7 +220,7 @@ def test_replay_writes_what_training_saw(said, trained):
     assert masked > 30 and text.count("><mask>]") == masked
     # With what was shown struck out, it is the text.
     first = text.partition("\n--- example")[2].partition("\n")[2].partition("\n\n--- example")[0]
-    pieces = run.pipeline.tokenizer.decode
+    pieces = run.tokenizer.decode
     row, shown = arrays["original"][0], arrays["tokens"][0]
     chosen = arrays["positions"][0][arrays["weights"][0] > 0]
     for at in chosen:
@@ -241,6 +241,6 @@ def test_replay_of_a_causal_step_is_plain_text(said, trained):
     for row in batch_at(run.pipeline, 0)["tokens"]:
         documents = np.split(row, np.flatnonzero(row == vocab.eos_id) + 1)
         for document in documents:
-            plain = run.pipeline.tokenizer.decode(document[~np.isin(document, [vocab.eos_id, vocab.pad_id])])
+            plain = run.tokenizer.decode(document[~np.isin(document, [vocab.eos_id, vocab.pad_id])])
             assert plain in text
     assert (batch_at(run.pipeline, 0)["tokens"] == vocab.eos_id).sum() == text.count("<end>")

@@ -42,7 +42,7 @@ def asked(tiny_corpus):
         learner, state = run.learner_at(0), run.abstract.replace(step=np.int32(0), seed=np.uint32(0))
         batch = jax.device_get(jax.jit(lambda batch: learner.corrupted(state, batch))(batch_at(run.pipeline, 0)))
         questions = learner.objective.questions(learner.net, batch).items()
-        return Reader(run.pipeline.tokenizer, run.learner.vocab), {name: rows for name, (*_, rows) in questions}
+        return Reader(run.tokenizer, run.learner.vocab), {name: rows for name, (*_, rows) in questions}
 
     return asked
 

@@ -1,5 +1,6 @@
 """The loop: what it logs, when it saves and validates, how it stops, on every layout. The laws are in contracts/."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -164,7 +165,8 @@ def test_a_signal_saves_and_the_same_run_goes_on(tiny_corpus, tmp_path, trained)
                     os.kill(os.getpid(), signal.SIGTERM)
                 yield batch
 
-    interrupted = dataclasses.replace(run, pipeline=Batches(run.pipeline))
+    interrupted = copy.copy(run)
+    interrupted.pipeline = Batches(run.pipeline)
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match="SIGTERM: saved step 5; the same command goes on") as caught:
         train(interrupted, tmp_path)

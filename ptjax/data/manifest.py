@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from ptjax.config import UserError
@@ -52,9 +53,12 @@ class Manifest:
         _sync(draft)
         os.replace(draft, folder / NAME)
 
-    def check(self, folder: Path, hashes: bool = False) -> None:
-        """Raises UserError naming a file that is missing or has another size, or, with `hashes`, other bytes."""
+    def check(self, folder: Path, hashes: bool = False, only: Collection[str] | None = None) -> None:
+        """Raises UserError naming a file that is missing or has another size, or, with `hashes`, other bytes.
+        only: names of files to look at; None: all."""
         for name, expected in sorted(self.files.items()):
+            if only is not None and name not in only:
+                continue
             path = folder / name
             if not path.is_file():
                 raise UserError(f"{path} is missing: {_remedy(folder)}")

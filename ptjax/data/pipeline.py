@@ -10,10 +10,8 @@ many lanes as a batch has rows, and each row of the batch reads its own lane fro
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 import chz
@@ -22,9 +20,8 @@ import numpy as np
 from ptjax.config import Config, UserError
 from ptjax.data.blocks import Blocks
 from ptjax.data.documents import INDEX, Documents
-from ptjax.data.manifest import Manifest
-from ptjax.data.prepare import METADATA, TOKENIZER, Corpus, check_inputs
-from ptjax.data.tokenizers import Tokenizer
+from ptjax.data.prepare import Corpus
+from ptjax.data.prepared import Prepared
 from ptjax.data.transforms import Transform
 
 Batch = dict[str, np.ndarray]
@@ -90,30 +87,11 @@ class Pipeline:
     ):
         self.data, self.split, self.seed, self.shuffle = data, split, seed, shuffle
         self.transforms = tuple(transforms)
-        folder = Path(data.corpus.path).expanduser()
-        manifest = Manifest.load(folder)
-        if manifest is None or not manifest.complete:
-            state = "holds no prepared corpus" if manifest is None else "is prepared only in part"
-            remedy = "run `python -m experiments.prepare` with the same --config"
-            if data.corpus.source is None:
-                remedy = "data.corpus.path names another folder, or the text to prepare is to be named: corpus.source"
-            raise UserError(f"{folder} {state}: {remedy}")
-        if data.corpus.source is not None:
-            check_inputs(manifest, data.corpus.inputs(), folder)
-        manifest.check(folder)
-        self.metadata = json.loads((folder / METADATA).read_text())
-        self.tokenizer = Tokenizer(folder / TOKENIZER, self.metadata["boundary_side"])
-        if self.tokenizer.hash != self.metadata["tokenizer"]["sha256"]:
-            raise UserError(
-                f"{self.tokenizer.path} is not the tokenizer that the data set in {folder} was encoded "
-                f"with: restore it, or delete {folder} and prepare it again"
-            )
+        prepared = Prepared.open(data.corpus)
+        prepared.check_split(split)
+        folder, manifest, self.metadata = prepared.folder, prepared.manifest, prepared.metadata
+        self.tokenizer = prepared.tokenizer
         self.vocab = self.tokenizer.vocab
-        if split not in self.metadata["splits"]:
-            raise UserError(
-                f"{folder} has no split {split!r}, only {', '.join(self.metadata['splits'])}: "
-                "prepare it with validation_fraction above 0 or a validation source"
-            )
 
         self.length, self.batch_size = data.length, data.batch_size
         self.block = self.metadata["block"]
