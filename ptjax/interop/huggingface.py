@@ -145,7 +145,7 @@ def look(
     source = f"{folder} ({architecture or family.model_type})"
     left_out = names.check(source, family, architecture, entries, only is not None)
     size = vocab_size or rows
-    shapes = _shapes(family, config, table, size)
+    shapes = _shapes(family, config, table, parts & set(table.parts()), size)
     wrong = []
     for entry in entries:
         inner = shapes[entry.ours].shape[entry.stacked :]
@@ -293,17 +293,18 @@ def _mean(tensor: np.ndarray) -> np.ndarray:
     return np.asarray(total / len(tensor), np.float32)
 
 
-def _shapes(family: Family, config: TextModelConfig, table: Table, vocab_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Path -> shape of every leaf of ours that the table knows."""
-    net = family.objective(frozenset(table.parts())).net(config, VocabSpec.synthetic(max(vocab_size, 8)))
-    length = min(config.max_length, 8)
-    leaves = jax.eval_shape(lambda: init(net, jax.random.key(0), length))
-    leaves = {path: leaf for path, leaf in traverse_util.flatten_dict(leaves, sep="/").items()}
-    named = [entry.ours for entry in table.entries]
-    parts = set(table.parts())
-    differing = set(named) ^ {path for path in leaves if path.partition("/")[0] in parts}
-    assert not differing and len(set(named)) == len(named), f"table of {family.model_type}: {sorted(differing)}"
-    return {path: leaves[path] for path in named}
+def _shapes(family: Family, config: TextModelConfig, table: Table, parts: Collection[str], vocab_size: int):
+    """Path -> shape of every leaf of `parts`; no one objective's net may have all of them."""
+    found: dict[str, dict[str, jax.ShapeDtypeStruct]] = {}
+    for held in (frozenset(parts), *family.architectures.values()):
+        if held & set(parts) - found.keys():
+            net = family.objective(held).net(config, VocabSpec.synthetic(max(vocab_size, 8)))
+            tree = jax.eval_shape(lambda: init(net, jax.random.key(0), min(config.max_length, 8)))
+            found = {part: traverse_util.flatten_dict({part: tree[part]}, sep="/") for part in tree} | found
+    leaves = {path: leaf for part in parts for path, leaf in found.get(part, {}).items()}
+    named = sorted(entry.ours for entry in table.entries if _part(entry) in parts)
+    assert named == sorted(leaves), f"table of {family.model_type}: {sorted(set(named) ^ leaves.keys())}"
+    return leaves
 
 
 class _Leaf:
