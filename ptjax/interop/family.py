@@ -3,6 +3,7 @@
 from typing import Any
 
 from ptjax.config import UserError
+from ptjax.data.tokenizers import VocabSpec
 from ptjax.interop.tables import Table
 from ptjax.models.base import TextModelConfig
 from ptjax.objectives.base import Objective
@@ -38,6 +39,10 @@ class Family:
     def objective(self, parts: frozenset[str]) -> Objective:
         """With what a model of these parts was pre-trained, and whose net reads them."""
         raise NotImplementedError
+
+    def nets(self, config: TextModelConfig, vocab: VocabSpec) -> tuple[Any, ...]:
+        """Nets that among them have every leaf of the table."""
+        return (self.objective(frozenset(self.table(config).parts())).net(config, vocab),)
 
     def own(self, config: TextModelConfig) -> bool:
         """Whether `config` is of this family: what an export goes by. Where two families share a class, they tell

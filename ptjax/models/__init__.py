@@ -10,4 +10,16 @@ from ptjax.models.t5 import T5
 from ptjax.models.transformer_xl import TransformerXL
 from ptjax.models.xlnet import XLNet
 
-__all__ = ["ALBERT", "BERT", "DeBERTa", "ELECTRA", "GPT", "Llama", "ModernBERT", "RoBERTa", "T5", "TransformerXL", "XLNet"]
+__all__ = [
+    "ALBERT",
+    "BERT",
+    "DeBERTa",
+    "ELECTRA",
+    "GPT",
+    "Llama",
+    "ModernBERT",
+    "RoBERTa",
+    "T5",
+    "TransformerXL",
+    "XLNet",
+]

@@ -1,4 +1,7 @@
-"""BERT (Devlin et al., 2019): a post-norm transformer encoder with learned positions and sentence types."""
+"""BERT (Devlin et al., 2019): a post-norm transformer encoder with learned positions and sentence types.
+
+RoBERTa, ALBERT and ELECTRA are this body too, with what their configs say of the properties below.
+"""
 
 import chz
 import jax.numpy as jnp
@@ -7,6 +10,7 @@ from flax import linen as nn
 from ptjax.models.base import TextModelConfig, gelu, presets
 from ptjax.nn.attention import Attention
 from ptjax.nn.embed import TextEmbed
+from ptjax.nn.linear import Linear
 from ptjax.nn.mlp import Mlp
 from ptjax.nn.norm import layer_norm
 from ptjax.nn.stack import Stack
@@ -35,6 +39,29 @@ class BERT(TextModelConfig):
         """tiny, mini, small, medium, base or large."""
         return presets(cls, SIZES, size, overrides)
 
+    @property
+    def first_position(self) -> int:
+        """Row of the position table for a document's first token."""
+        return 0
+
+    @property
+    def projects(self) -> bool:
+        """Whether a dense layer leads from the embedding's width to the body's."""
+        return self.table_width != self.width
+
+    @property
+    def shares(self) -> bool:
+        """Whether all layers have the same parameters."""
+        return False
+
+    def activation(self, x: Array) -> Array:
+        """Of the feed-forward part."""
+        return gelu(x)
+
+    def flops_per_token(self, length: int) -> float:
+        projection = 2.0 * self.table_width * self.width if self.projects else 0.0
+        return super().flops_per_token(length) + projection
+
     def build(self, vocab_size: int) -> nn.Module:
         return Body(self, vocab_size)
 
@@ -46,7 +73,7 @@ class Block(nn.Module):
         c, dtype = self.config, self.config.compute_dtype()
         self.attention = Attention(c.width, c.heads, c.attention_dropout, c.std, c.std, dtype)
         self.attention_norm = layer_norm(c.epsilon, dtype)
-        self.mlp = Mlp(c.width, c.hidden, gelu, c.std, c.std, dtype)
+        self.mlp = Mlp(c.width, c.hidden, c.activation, c.std, c.std, dtype)
         self.mlp_norm = layer_norm(c.epsilon, dtype)
         self.drop = nn.Dropout(c.dropout)
 
@@ -64,16 +91,21 @@ class Body(nn.Module):
 
     def setup(self):
         c, dtype = self.config, self.config.compute_dtype()
-        self.embed = TextEmbed(self.vocab_size, c.width, c.max_length, c.types, c.std, c.std, jnp.float32)
+        self.embed = TextEmbed(
+            self.vocab_size, c.table_width, c.max_length, c.types, c.std, c.std, jnp.float32, c.first_position
+        )
         self.embed_norm = layer_norm(c.epsilon, dtype)
         self.drop = nn.Dropout(c.dropout)
-        self.layers = Stack(Block(c, parent=None), c.layers, c.unrolled(), c.remat)
+        if c.projects:
+            self.projection = Linear((c.table_width, c.width), ("embed_out", "embed"), c.std, dtype=dtype)
+        self.layers = Stack(Block(c, parent=None), c.layers, c.unrolled(), c.remat, c.shares)
 
     def __call__(
         self, inputs: TextInput, state: PyTree = None, *, train: bool, embedded: Array | None = None
     ) -> Hidden:
-        x_BLD = self.embed(inputs) if embedded is None else embedded
-        x_BLD = self.drop(self.embed_norm(x_BLD), deterministic=not train)
+        x_BLE = self.embed(inputs) if embedded is None else embedded
+        x_BLE = self.drop(self.embed_norm(x_BLE), deterministic=not train)
+        x_BLD = self.projection(x_BLE) if self.config.projects else x_BLE
         x_BLD = constrain(x_BLD, "batch", "length", "embed_activation")
         x_BLD, state = self.layers(x_BLD, inputs.mask, state, train)
         return Hidden(x_BLD, state)

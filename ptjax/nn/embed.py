@@ -8,7 +8,7 @@ from ptjax.types import Array, TextInput
 
 class TextEmbed(nn.Module):
     """Sum of learned embeddings, [B, L] -> [B, L, D]. types = 0: no sentence types (GPT); max_length = 0: no
-    positions (T5).
+    positions (T5). first_position: the row of a document's first token, behind rows that are never read (RoBERTa).
 
     vocab_size is padded. The table's width has a logical name of its own: shared with the layers' 'embed' it made
     the partitioner gather whole activations.
@@ -21,6 +21,7 @@ class TextEmbed(nn.Module):
     std: float
     position_std: float
     dtype: jnp.dtype = jnp.float32
+    first_position: int = 0
 
     def setup(self):
         def table(name, rows, axes, std):
@@ -29,16 +30,19 @@ class TextEmbed(nn.Module):
 
         self.tokens = table("tokens", self.vocab_size, ("vocab", "table"), self.std)
         if self.max_length:
-            self.positions = table("positions", self.max_length, ("position", "table"), self.position_std)
+            rows = self.first_position + self.max_length
+            self.positions = table("positions", rows, ("position", "table"), self.position_std)
         if self.types:
             self.sentence_types = table("types", self.types, ("type", "table"), self.std)
 
     def __call__(self, inputs: TextInput) -> Array:
         x_BLD = self.tokens[inputs.tokens]
         if self.max_length:
-            x_BLD = x_BLD + self.positions[inputs.positions]
+            x_BLD = x_BLD + self.positions[self.first_position + inputs.positions]
         if self.types:
-            types = jnp.zeros_like(inputs.tokens) if inputs.types is None else inputs.types
+            # Where there is one type, every sentence is of it.
+            no_types = inputs.types is None or self.types == 1
+            types = jnp.zeros_like(inputs.tokens) if no_types else inputs.types
             x_BLD = x_BLD + self.sentence_types[types]
         return x_BLD.astype(self.dtype)
 
