@@ -135,7 +135,8 @@ class Learner:
         key = jax.random.fold_in(key, state.step)
         if axis:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))
-        grads, losses, memory = self._accumulate(state.params, batch, weights, key)
+        parts = e.accumulation * total(1)
+        grads, losses, memory = self._accumulate(state.params, batch, weights, key, parts)
         grads, losses = total(grads), total(losses)
 
         norm = optax.tree.norm(grads)
@@ -174,7 +175,7 @@ class Learner:
 
         def sums(micro):
             weights = self.objective.weights(micro, self.vocab)
-            losses = self.objective.losses(self.net, {"params": params}, micro, StepContext(self.vocab))
+            losses, _ = self._losses(params, micro)
             terms = {f"loss/{name}": (total, weights[name]) for name, total in losses.totals.items()}
             return terms | losses.metrics, losses.memory
 
@@ -190,14 +191,29 @@ class Learner:
         each = {f"loss/{name}": (losses.totals[name], weights[name]) for name in terms} if len(terms) > 1 else {}
         return {"loss": (self.objective.minimised(terms), 1.0)} | each | losses.metrics
 
+    def _losses(self, params: PyTree, batch: Batch, key: Array | None = None) -> tuple[Losses, dict[str, Array]]:
+        """The objective's answer, with what the body's layers sow (`StepContext.auxiliary`) shown among its metrics;
+        and that by itself."""
+        context = StepContext(self.vocab, key)
+        losses = self.objective.losses(self.net, {"params": params}, batch, context)
+        sown = context.auxiliary()
+        shown = {f"auxiliary/{name}": (value, jnp.ones(())) for name, value in sown.items()}
+        return losses.replace(metrics=losses.metrics | shown), sown
+
     def _accumulate(
-        self, params: PyTree, batch: Batch, weights: dict[str, Array], key: Array
+        self, params: PyTree, batch: Batch, weights: dict[str, Array], key: Array, parts: int
     ) -> tuple[PyTree, Losses, Memory | None]:
-        """Gradient of sum_k coefficient_k total_k / weight_k, the totals over all microbatches, and the memory."""
+        """Gradient of sum_k coefficient_k total_k / weight_k and of the body's auxiliary losses, the totals over all
+        microbatches, and the memory. parts: into how many microbatches, over all devices of a pmap, the batch falls."""
+        coefficients = self.experiment.model.auxiliary
 
         def objective(params, micro, key):
-            losses = self.objective.losses(self.net, {"params": params}, micro, StepContext(self.vocab, key))
-            return self.objective.minimised(means(losses.totals, weights)), (losses.replace(memory=None), losses.memory)
+            losses, sown = self._losses(params, micro, key)
+            loss = self.objective.minimised(means(losses.totals, weights))
+            for name, coefficient in coefficients.items():
+                if name in sown:  # no sum over examples, and so no total: the mean of the microbatches' own counts
+                    loss += coefficient * sown[name] / parts
+            return loss, (losses.replace(memory=None), losses.memory)
 
         def gradient(*arguments):
             grads, (losses, memory) = jax.grad(objective, has_aux=True)(*arguments)

@@ -64,6 +64,12 @@ class TextModelConfig(ModelConfig):
             raise ValueError(f"width={self.width} is not divisible by heads={self.heads}")
 
     @property
+    def auxiliary(self) -> dict[str, float]:
+        """Coefficients, in what is minimised, of what its layers sow in the collection 'auxiliary' (`nn.Module.sow`).
+        What is sown under other names is shown and no more."""
+        return {}
+
+    @property
     def memory_length(self) -> int:
         """Positions of earlier rows that each layer keeps; 0 for a body without segment recurrence."""
         return 0

@@ -48,7 +48,7 @@ class Stack(nn.Module):
         if self.shared:
             params = dict(variable_broadcast="params", split_rngs={"params": False, "dropout": True})
         else:
-            params = dict(variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True})
+            params = dict(variable_axes={"params": 0, "auxiliary": 0}, split_rngs={"params": True, "dropout": True})
         scan = nn.scan(
             step,
             **params,

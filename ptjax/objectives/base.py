@@ -17,20 +17,30 @@ from ptjax.objectives.cross_entropy import TokenScores
 from ptjax.types import Array, Batch, Losses, Mask, Metrics, PairInput, PyTree, TextInput
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class StepContext:
-    """What a loss may know of the step. dropout: a random key, or None outside training."""
+    """What a loss may know of the step, and its way to the net. dropout: a random key, or None outside training."""
 
     vocab: VocabSpec
     dropout: Array | None = None
+    _sown: list[PyTree] = dataclasses.field(default_factory=list)
 
-    @property
-    def train(self) -> bool:
-        return self.dropout is not None
+    def apply(self, net, variables: PyTree, *arguments, method: str):
+        """What a method of the net answers that runs its body. Heads, which know no dropout, are called by `net.apply`
+        itself. What layers sow in the collection 'auxiliary' is kept for the step."""
+        rngs = {} if self.dropout is None else {"dropout": self.dropout}
+        train, kept = self.dropout is not None, ["auxiliary"]
+        result, sown = net.apply(variables, *arguments, train=train, rngs=rngs, method=method, mutable=kept)
+        self._sown.append(sown)
+        return result
 
-    @property
-    def rngs(self) -> dict[str, Array]:
-        return {} if self.dropout is None else {"dropout": self.dropout}
+    def auxiliary(self) -> dict[str, Array]:
+        """name -> f32[]: the mean of what was sown under it, over layers and calls; empty for a body that sows none."""
+        found = {}
+        for path, value in jax.tree_util.tree_leaves_with_path(self._sown):
+            name = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)][-1]
+            found.setdefault(name, []).append(value.reshape(-1))
+        return {name: jnp.concatenate(values).mean() for name, values in found.items()}
 
 
 @dataclasses.dataclass(frozen=True)

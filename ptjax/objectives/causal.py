@@ -85,7 +85,7 @@ def next_token_scores(
     smoothing: float = 0.0,
 ) -> tuple[TokenScores, PyTree]:
     """(scores [B * (L - 1)], the body's new state): original_BL[:, i + 1] from the hidden state at i."""
-    hidden = net.apply(variables, inputs, state, train=context.train, rngs=context.rngs, method="hidden")
+    hidden = context.apply(net, variables, inputs, state, method="hidden")
     h_ND = hidden.last[:, :-1].reshape(-1, hidden.last.shape[-1])
     features, table, bias = net.apply(variables, h_ND, method="scores")
     labels_N = original_BL[:, 1:].reshape(-1)

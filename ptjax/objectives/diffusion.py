@@ -60,7 +60,7 @@ class MaskedDiffusion(Objective):
     def losses(self, net, variables, batch: Batch, context: StepContext) -> Losses:
         vocab, original_BL = context.vocab, batch["original"]
         inputs = self.inputs(batch, vocab)
-        hidden = net.apply(variables, inputs, train=context.train, rngs=context.rngs, method="hidden")
+        hidden = context.apply(net, variables, inputs, method="hidden")
         h_ND = hidden.last.reshape(-1, hidden.last.shape[-1])
         features, table, bias = net.apply(variables, h_ND, method="scores")
         bias = jnp.where(jnp.arange(bias.shape[0]) == vocab.mask_id, -1e30, bias)

@@ -47,7 +47,7 @@ class MLM(MaskedObjective):
 
     def losses(self, net, variables, batch: Batch, context: StepContext) -> Losses:
         inputs = self.inputs(batch, context.vocab)
-        hidden = net.apply(variables, inputs, train=context.train, rngs=context.rngs, method="hidden")
+        hidden = context.apply(net, variables, inputs, method="hidden")
         return self.scored(net, variables, hidden, batch, context)
 
     def scored(self, net, variables: PyTree, hidden: Hidden, batch: Batch, context: StepContext) -> Losses:

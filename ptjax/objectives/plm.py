@@ -66,7 +66,7 @@ class PLM(Objective):
 
     def losses(self, net, variables, batch: Batch, context: StepContext) -> Losses:
         inputs = self.inputs(batch, context.vocab)
-        hidden = net.apply(variables, inputs, train=context.train, rngs=context.rngs, method="hidden")
+        hidden = context.apply(net, variables, inputs, method="hidden")
         labels_N = jnp.take_along_axis(batch["tokens"], batch["positions"], axis=1).reshape(-1)
         weights_N = batch["weights"].reshape(-1)
         h_ND = hidden.queries.reshape(len(labels_N), -1)

@@ -80,9 +80,8 @@ class RTD(MaskedObjective):
 
     def losses(self, net, variables, batch: Batch, context: StepContext) -> Losses:
         vocab, original_BL, position_BP = context.vocab, batch["original"], batch["positions"]
-        apply = lambda x, method: net.apply(variables, x, train=context.train, rngs=context.rngs, method=method)
 
-        h_BLG = apply(self.inputs(batch, vocab), "generated")
+        h_BLG = context.apply(net, variables, self.inputs(batch, vocab), method="generated")
         h_BPG = jnp.take_along_axis(h_BLG, position_BP[..., None], axis=1)
         features_BPD, table, bias = net.apply(variables, h_BPG, method="generator_scores")
         label_BP = jnp.take_along_axis(original_BL, position_BP, axis=1)
@@ -96,7 +95,7 @@ class RTD(MaskedObjective):
         shown_BL = placed(original_BL, position_BP, drawn_BP)
         replaced_BL = (shown_BL != original_BL).astype(jnp.float32)
 
-        logit_BL = apply(self._inputs(shown_BL, batch, vocab), "detect")
+        logit_BL = context.apply(net, variables, self._inputs(shown_BL, batch, vocab), method="detect")
         real_BL = (original_BL != vocab.pad_id).astype(jnp.float32)
         # -log p(answer) of a sigmoid: softplus(z) where it is no, softplus(-z) = softplus(z) - z where it is yes.
         detection_BL = jax.nn.softplus(logit_BL) - logit_BL * replaced_BL

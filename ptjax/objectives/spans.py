@@ -180,7 +180,7 @@ class Denoising:
     def losses(self, net, variables, batch: Batch, context: StepContext) -> Losses:
         vocab = context.vocab
         inputs, labels_N = self.inputs(batch, vocab), batch["target"].reshape(-1)
-        hidden = net.apply(variables, inputs, train=context.train, rngs=context.rngs, method="hidden")
+        hidden = context.apply(net, variables, inputs, method="hidden")
         h_ND = hidden.last.reshape(-1, hidden.last.shape[-1])
         features, table, bias = net.apply(variables, h_ND, method="scores")
         scores = cross_entropy(features, table, bias, labels_N, size=vocab.size)
