@@ -41,7 +41,7 @@ class Family:
         raise NotImplementedError
 
     def nets(self, config: TextModelConfig, vocab: VocabSpec) -> tuple[Any, ...]:
-        """Nets that among them have every leaf of the table."""
+        """Nets that among them have every leaf of the table: where no one objective's has, more than one."""
         return (self.objective(frozenset(self.table(config).parts())).net(config, vocab),)
 
     def own(self, config: TextModelConfig) -> bool:

@@ -294,14 +294,11 @@ def _mean(tensor: np.ndarray) -> np.ndarray:
 
 
 def _shapes(family: Family, config: TextModelConfig, table: Table, parts: Collection[str], vocab_size: int):
-    """Path -> shape of every leaf of `parts`; no one objective's net may have all of them."""
-    found: dict[str, dict[str, jax.ShapeDtypeStruct]] = {}
-    for held in (frozenset(parts), *family.architectures.values()):
-        if held & set(parts) - found.keys():
-            net = family.objective(held).net(config, VocabSpec.synthetic(max(vocab_size, 8)))
-            tree = jax.eval_shape(lambda: init(net, jax.random.key(0), min(config.max_length, 8)))
-            found = {part: traverse_util.flatten_dict({part: tree[part]}, sep="/") for part in tree} | found
-    leaves = {path: leaf for part in parts for path, leaf in found.get(part, {}).items()}
+    """Path -> shape of every leaf of `parts`."""
+    leaves: dict[str, jax.ShapeDtypeStruct] = {}
+    for net in family.nets(config, VocabSpec.synthetic(max(vocab_size, 8))):
+        tree = jax.eval_shape(lambda: init(net, jax.random.key(0), min(config.max_length, 8)))
+        leaves |= traverse_util.flatten_dict({part: tree[part] for part in tree.keys() & parts}, sep="/")
     named = sorted(entry.ours for entry in table.entries if _part(entry) in parts)
     assert named == sorted(leaves), f"table of {family.model_type}: {sorted(set(named) ^ leaves.keys())}"
     return leaves
