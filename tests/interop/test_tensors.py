@@ -1,4 +1,4 @@
-"""Files of safetensors: what they hold comes back bit by bit, and one that lies is refused by name before it is read."""
+"""Files of safetensors: what they hold comes back bit by bit; one that lies is refused by name before it is read."""
 
 import json
 import pickle
