@@ -10,15 +10,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ptjax.data.tokenizers import VocabSpec
+from ptjax.interop.huggingface import load
 from ptjax.models.heads import VocabularyNet
 from ptjax.models.sentence_net import SentencePairModel
 from ptjax.objectives import PLM, CausalLM, SpanCorruption
 from ptjax.types import Mask, PairInput, TextInput
-
-try:
-    from ptjax.interop.huggingface import load
-except ModuleNotFoundError:
-    from tests.interop.reader import load
 
 FAMILIES = Path(__file__).parents[1] / "fixtures" / "families"
 LAYOUTS = ("padded", "packed")
@@ -28,7 +24,7 @@ PADDING = 7.0  # what fills up the vocabulary's tables: so large that it shows w
 class Parity:
     """One folder, as ptjax.interop reads it, with the net in which it was pre-trained.
 
-    Its documents are read in two layouts: "padded", one a row, and "packed", all in one row.
+    Its documents are read in two layouts, "padded", one a row, and "packed", all in one: the rows of one batch.
     """
 
     def __init__(self, folder: Path):
@@ -36,17 +32,12 @@ class Parity:
         self.theirs = json.loads((folder / "config.json").read_text())
         self.frozen = dict(np.load(folder / "expected.npz"))
         loaded = load(folder)
-        self.config, self.family = loaded.config, loaded.family
-        self.rows = self.theirs["vocab_size"]
+        self.config, self.family, self.rows = loaded.config, loaded.family, loaded.rows
         self.objective = self.family.objective(frozenset(loaded.params))
         self.net = self.objective.net(self.config, VocabSpec.synthetic(self.rows))
         self.table = self.family.table(self.config)
         self.params = self._filled(loaded.params)
-        self.compiled = {layout: jax.jit(functools.partial(self._compute, layout=layout)) for layout in LAYOUTS}
-
-    def entries(self):
-        """Those of the name table whose leaves were in the files."""
-        return [entry for entry in self.table.entries if entry.ours.partition("/")[0] in self.params]
+        self.compiled = jax.jit(jax.value_and_grad(self._loss, has_aux=True))
 
     def _filled(self, params):
         """The same with PADDING in all rows behind the vocabulary."""
@@ -61,51 +52,48 @@ class Parity:
         start = kind + "/"
         return {name.removeprefix(start): x for name, x in self.frozen.items() if name.startswith(start)}
 
-    def inputs(self, layout: str) -> TextInput | PairInput:
-        target = self._text("", layout, isinstance(self.objective, (CausalLM, SpanCorruption)))
-        if "source_tokens" not in self.frozen:
-            return target
-        return PairInput(self._text("source_", layout, False), target)
+    def inputs(self) -> TextInput | PairInput:
+        """[B + 1, N]: the B documents, padded to N, the length of all together, and then these in one row."""
+        target = self._text("", isinstance(self.objective, (CausalLM, SpanCorruption)))
+        return PairInput(self._text("source_", False), target) if "source_tokens" in self.frozen else target
 
-    def _text(self, prefix: str, layout: str, causal: bool) -> TextInput:
+    def _text(self, prefix: str, causal: bool) -> TextInput:
         valid = self.frozen[f"{prefix}valid"]
         segments, positions = np.indices(valid.shape)
         rows = {"tokens": self.frozen[f"{prefix}tokens"], "segments": segments, "positions": positions, "valid": valid}
         if "types" in self.frozen and not prefix:
             rows["types"] = self.frozen["types"]
-        if layout == "packed":
-            rows = {name: x[valid][None] for name, x in rows.items()}
+        padding = [(0, 0), (0, valid.sum() - valid.shape[1])]
+        rows = {name: np.concatenate([np.pad(x, padding), x[valid][None]]) for name, x in rows.items()}
         rows = {name: jnp.asarray(x, bool if name == "valid" else jnp.int32) for name, x in rows.items()}
-        # Of packed documents the mask tells what belongs together, of padded ones what is there.
-        told = {"valid": rows["valid"]} if layout == "padded" else {"segments": rows["segments"]}
-        if "source_tokens" in self.frozen:
-            told = {name: rows[name] for name in ("valid", "segments")}
+        mask = Mask(causal, valid=rows["valid"], segments=rows["segments"])
         # XLNet is asked for every token of the row.
-        at = jnp.broadcast_to(jnp.arange(rows["tokens"].shape[1]), rows["tokens"].shape)
-        targets = at if isinstance(self.objective, PLM) else None
-        return TextInput(rows["tokens"], rows["positions"], Mask(causal, **told), rows.get("types"), targets)
+        everywhere = np.broadcast_to(np.arange(valid.sum()), rows["tokens"].shape)
+        targets = jnp.asarray(everywhere) if isinstance(self.objective, PLM) else None
+        return TextInput(rows["tokens"], rows["positions"], mask, rows.get("types"), targets)
 
-    def _compute(self, params, layout: str):
-        (_, outputs), gradients = jax.value_and_grad(self._loss, has_aux=True)(params, layout)
-        return outputs, gradients
-
-    def _loss(self, params, layout: str):
+    def _loss(self, params, shares):
+        """The loss of each layout times its share of `shares`, and layout -> output -> values."""
         variables, valid = {"params": params}, self.frozen["valid"]
-        hidden = self.net.apply(variables, self.inputs(layout), method="hidden")
+        hidden = self.net.apply(variables, self.inputs(), method="hidden")
         h_BLD = hidden.last if hidden.queries is None else hidden.queries
-        if layout == "packed":  # each document in a row of its own again, as heads of a whole row need it
-            h_BLD = h_BLD[0][np.maximum(valid.cumsum().reshape(valid.shape) - 1, 0)]
-        outputs = {}
+        # Each document in a row of its own, as heads of a whole row need it.
+        apart = np.maximum(valid.cumsum().reshape(valid.shape) - 1, 0)
+        h_BLD = jnp.concatenate([h_BLD[:-1, : valid.shape[1]], h_BLD[-1][apart]])
+        total, outputs = 0.0, {layout: {} for layout in LAYOUTS}
         for name, cotangent in self.expected("cotangent").items():
-            value = self.net.apply(variables, h_BLD, method=OUTPUTS[name])
-            value = value if name == "answer" else value[valid]
-            outputs[name] = value[..., : self.rows] if value.ndim == 2 and name == "logits" else value
-        return sum(jnp.sum(outputs[name] * x) for name, x in self.expected("cotangent").items()), outputs
+            values = jnp.split(self.net.apply(variables, h_BLD, method=OUTPUTS[name]), len(LAYOUTS))
+            for layout, share, value in zip(LAYOUTS, shares, values):
+                value = value if name == "answer" else value[valid]
+                value = value[..., : self.rows] if value.ndim == 2 and name == "logits" else value
+                outputs[layout][name] = value
+                total += share * jnp.sum(value * cotangent)
+        return total, outputs
 
     def check_outputs(self, layout: str, params=None) -> None:
         """Raises AssertionError where ours are off by more than 1e-4, absolute or relative."""
-        ours, _ = self.compiled[layout](self.params if params is None else params)
-        theirs = self.expected("output")
+        (_, outputs), _ = self.compiled(self.params if params is None else params, np.ones(2, np.float32))
+        ours, theirs = outputs[layout], self.expected("output")
         assert ours.keys() == theirs.keys()
         for name, expected in theirs.items():
             assert expected.std() > 0.1  # there is something to compare
@@ -113,13 +101,13 @@ class Parity:
 
     def gradients(self, layout: str) -> dict[str, np.ndarray]:
         """Ours of the loss, by the published names."""
-        _, gradients = self.compiled[layout](self.params)
+        _, gradients = self.compiled(self.params, np.array([layout == one for one in LAYOUTS], np.float32))
         leaves, parts = flatten_dict(jax.tree.map(np.asarray, gradients), sep="/"), {}
-        for entry in self.entries():
-            leaf = leaves[entry.ours]
-            if entry.layout == "table":
+        for entry in self.table.entries:
+            leaf = leaves.get(entry.ours)  # None of parts that the files lack
+            if leaf is not None and entry.layout == "table":
                 np.testing.assert_array_equal(leaf[self.rows :], 0, err_msg=f"{entry.ours}: padding counts")
-            for index, name in entry.tensors():
+            for index, name in entry.tensors() if leaf is not None else ():
                 parts.setdefault(name, []).append((entry.part, entry, entry.theirs_of(leaf[index], self.rows)))
         ordered = {name: sorted(found, key=lambda part: part[0]) for name, found in parts.items()}
         return {name: found[0][1].join([x for *_, x in found]) for name, found in ordered.items()}
