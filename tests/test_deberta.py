@@ -186,7 +186,7 @@ def test_what_it_cannot_do():
 
 def test_published_sizes():
     """Parameters of transformers' DebertaV2Model built from the published configs, of which the table of 128,100 pieces
-    is 49, 98, 98, 131, 197 and 197 million; those that the paper's table names: 22, 44, 86 and 304 million without it."""
+    is 49, 98, 98, 131, 197 and 197 million (He et al., 2023, table 1 has 22, 44, 86 and 304 million besides)."""
     tokens = np.zeros((1, 8), np.int32)
 
     def parameters(size):
