@@ -166,8 +166,8 @@ def test_published_sizes(size, parameters):
 
 
 def test_initial_kernels_that_write_to_the_residual_stream_are_smaller():
-    config = chz.replace(CONFIG, layers=8, every=7, width=64, hidden=96)
-    params = jax.jit(lambda: init(net_of(config), jax.random.key(0), 8))()["body"]["layers"]["block"]["blocks_1"]
+    config = chz.replace(CONFIG, layers=8, every=1, width=64, hidden=96)
+    params = jax.jit(lambda: init(net_of(config), jax.random.key(0), 8))()["body"]["layers"]["block"]["blocks_0"]
     for kernel in (params["attention"]["output"]["kernel"], params["mlp"]["down"]["kernel"]):
         assert np.std(kernel) == pytest.approx(0.005, rel=0.05)
     for kernel in (params["attention"]["query"]["kernel"], params["mlp"]["gate"]["kernel"]):

@@ -73,7 +73,8 @@ class RandomStream:
 def small(experiment: Experiment, full: bool = False) -> Experiment:
     """The experiment on short rows, by plain descent, with a small body. full: the body keeps its size.
 
-    Only fields of `TextModelConfig` and dropouts are set, so that any body will do. Raises UserError where they do not go together.
+    Only fields of `TextModelConfig` and dropouts are set, so that any body will do. Raises UserError where they do not
+    go together.
     """
     length = fitting(experiment.objective, LENGTH)
     model = experiment.model
