@@ -183,9 +183,15 @@ class Objective(Config):
         unigram: entropy of the split's tokens in nats, which a model that only knows their frequencies reaches."""
         return ("nll", "unigram entropy", unigram) if "nll" in scores else None
 
+    @property
+    def transforms_head(self) -> bool:
+        """Whether the head that scores the vocabulary has a dense layer before the table, as BERT's does."""
+        return False
+
     def flops_per_row(self, body: TextModelConfig, length: int, vocab: VocabSpec) -> float:
         """Matrix-product FLOPs of a forward pass over one row: the body, and the head where something is predicted."""
-        head = 2.0 * body.width * body.padded_vocab(vocab.size)
+        transform = self.transforms_head or body.table_width != body.width
+        head = 2.0 * body.table_width * (transform * body.width + body.padded_vocab(vocab.size))
         return length * body.flops_per_token(length) + self.projected(length) * head
 
 

@@ -88,8 +88,9 @@ class MaskedDiffusion(Objective):
     def predicted(self, length):
         return {"diffusion": length}
 
-    def flops_per_row(self, body, length, vocab):
-        return super().flops_per_row(body, length, vocab) + length * 2.0 * body.width**2
+    @property
+    def transforms_head(self):
+        return True
 
     def trivial(self, scores, unigram):
         """The bound of a model that knows frequencies alone is their entropy: each token is paid for once."""

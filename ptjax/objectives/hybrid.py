@@ -93,9 +93,9 @@ class Hybrid(MaskedObjective):
     def projected(self, length):
         return length - 1  # rows of both kinds have one shape
 
-    def flops_per_row(self, body, length, vocab):
-        transform = 2.0 * body.width**2
-        return super().flops_per_row(body, length, vocab) + self.projected(length) * transform
+    @property
+    def transforms_head(self):
+        return True
 
     def trivial(self, scores, unigram):
         return "masked_nll", "unigram entropy", unigram

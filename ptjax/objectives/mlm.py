@@ -26,9 +26,9 @@ class MLM(MaskedObjective):
     def projected(self, length):
         return self.most_hidden(length)
 
-    def flops_per_row(self, body, length, vocab):
-        transform = 2.0 * body.width**2
-        return super().flops_per_row(body, length, vocab) + self.projected(length) * transform
+    @property
+    def transforms_head(self):
+        return True
 
     def corrupt(self, batch, context):
         """Adds original [B, L], the tokens as they were, and positions i32[B, P] with weights f32[B, P], the chosen

@@ -49,12 +49,12 @@ class RTD(MaskedObjective):
 
     def flops_per_row(self, body, length, vocab):
         small, chosen = generator_config(body, self.generator), self.projected(length)
-        projection = 2.0 * body.width * small.width
-        generator = length * small.flops_per_token(length) + chosen * projection
-        if small.width != body.width:
-            generator += length * projection
+        head = 2.0 * body.table_width * (small.width + body.padded_vocab(vocab.size))
+        generator = length * small.flops_per_token(length) + chosen * head
+        if small.table_width != body.table_width:
+            generator += length * 2.0 * body.table_width * small.table_width
         detection = 2.0 * body.width**2 + 2.0 * body.width
-        return super().flops_per_row(body, length, vocab) + generator + length * detection
+        return length * (body.flops_per_token(length) + detection) + generator
 
     def corrupt(self, batch, context):
         """Adds original, positions and weights as `MLM` does, and noise: u32[B, K], a key of each row's own with which
