@@ -18,7 +18,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ptjax.config import Config, UserError
 from ptjax.types import Array, Batch, PyTree
 
-BATCH_AXES = ("data", "fsdp")  # rows of a batch are divided over both: fsdp is data parallelism with divided state
+# Rows of a batch are divided over all three: fsdp and expert are data parallelism with divided state.
+BATCH_AXES = ("data", "fsdp", "expert")
+AXES = (*BATCH_AXES, "tensor")
 
 
 @chz.chz
@@ -29,14 +31,15 @@ class Rules(Config):
     mlp: str | None = chz.field(default="tensor", doc="hidden units of the feed-forward part")
     heads: str | None = chz.field(default="tensor", doc="attention heads")
     kv_heads: str | None = chz.field(default="tensor", doc="heads of keys and values, where queries share them")
+    experts: str | None = chz.field(default="expert", doc="experts of a mixture")
     vocab: str | None = chz.field(default="tensor", doc="rows of the embedding table")
     table: str | None = chz.field(default=None, doc="width of the embedding tables")
 
     @chz.validate
     def _known_axes(self):
         for name, axis in chz.beta_to_blueprint_values(self).items():
-            if axis not in (None, "data", "fsdp", "tensor"):
-                raise ValueError(f"rules.{name}={axis!r}: the mesh axes are data, fsdp, tensor (or None)")
+            if axis not in (None, *AXES):
+                raise ValueError(f"rules.{name}={axis!r}: the mesh axes are {', '.join(AXES)} (or None)")
 
     def axis(self, name: str) -> str | tuple[str, ...] | None:
         return BATCH_AXES if name == "batch" else getattr(self, name, None)
@@ -44,10 +47,11 @@ class Rules(Config):
 
 @chz.chz
 class MeshConfig(Config):
-    """The shape of the device mesh. One of data, fsdp, tensor may be -1: all the devices that the others leave."""
+    """The shape of the device mesh. One of the four sizes may be -1: all the devices that the others leave."""
 
     data: int = chz.field(default=-1, doc="data parallelism: every device holds all parameters")
     fsdp: int = chz.field(default=1, doc="data parallelism with parameters and optimizer state divided")
+    expert: int = chz.field(default=1, doc="data parallelism with the experts of a mixture divided")
     tensor: int = chz.field(default=1, doc="tensor parallelism: heads, hidden units and vocabulary divided")
     layout: Literal["jit", "pmap"] = chz.field(default="jit", doc="jit over the mesh, or pmap (data parallel only)")
     rules: Rules = chz.field(default_factory=Rules, doc="logical axis to mesh axis")
@@ -56,7 +60,7 @@ class MeshConfig(Config):
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh over `devices` (None: all of all processes). Raises UserError where the shape does not fit them."""
     devices = jax.devices() if devices is None else devices
-    shape = {"data": config.data, "fsdp": config.fsdp, "tensor": config.tensor}
+    shape = {axis: getattr(config, axis) for axis in AXES}
     count, free = len(devices), [name for name, size in shape.items() if size == -1]
     text = ", ".join(f"mesh.{name}={size}" for name, size in shape.items())
     if len(free) > 1 or any(size < 1 and size != -1 for size in shape.values()):
@@ -71,7 +75,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         shape[name] = count // fixed
     if config.layout == "pmap" and shape["data"] != count:
         raise UserError(f"mesh.layout=pmap is data parallel only, so mesh.data must be {count} and not {shape}")
-    return jax.make_mesh(tuple(shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(tuple(shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def batch_shards(mesh: Mesh) -> int:
@@ -132,6 +136,39 @@ def per_row(function: Callable[..., PyTree], *rows: PyTree) -> PyTree:
         return function(*rows)
     spec = PartitionSpec(BATCH_AXES)
     return jax.shard_map(function, mesh=active[0], in_specs=spec, out_specs=spec)(*rows)
+
+
+def per_expert(
+    function: Callable[[PyTree, PyTree, Array], Array], rows: PyTree, kernels: PyTree, names: PyTree
+) -> Array:
+    """function(rows, kernels, first), [B, ...]: what experts `first` and up, as many as there are kernels of, add to
+    each row.
+
+    rows: leaves with a leading batch axis. kernels: leaves whose first axis counts experts. names: a tuple of logical
+    axes for each. On a mesh each device has the rows of all that share the experts with it, and those experts, or parts
+    of their hidden units, that are its own; what they add is summed where the rows came from.
+    """
+    active = _active.get()
+    if active is None or active[0].size == 1:
+        return function(rows, kernels, 0)
+    mesh, rules = active
+    holder, units = rules.experts, None if rules.mlp in BATCH_AXES else rules.mlp
+    place = {"experts": holder, "mlp": units}
+    specs = jax.tree.map(lambda own: PartitionSpec(*map(place.get, own)), names, is_leaf=lambda x: isinstance(x, tuple))
+    meet = holder if holder in BATCH_AXES else None
+    sums = {axis for axis in (holder, units) if axis not in (None, meet)}
+
+    def local(rows, kernels):
+        first = 0 if holder is None else jax.lax.axis_index(holder) * len(jax.tree.leaves(kernels)[0])
+        if meet:
+            rows = jax.tree.map(lambda x: jax.lax.all_gather(x, meet, tiled=True), rows)
+        y = function(rows, kernels, first)
+        y = jax.lax.psum_scatter(y, meet, tiled=True) if meet else y
+        return jax.lax.psum(y, tuple(sums)) if sums else y
+
+    spec = PartitionSpec(BATCH_AXES)
+    # Without the check of what varies over which axis, which custom gradients and loops would have to spell out.
+    return jax.shard_map(local, mesh=mesh, in_specs=(spec, specs), out_specs=spec, check_vma=False)(rows, kernels)
 
 
 # --- state ---

@@ -70,7 +70,7 @@ def test_dry_run_trains_nothing(said, trained, tmp_path, tiny_corpus, layout):
         "head": width**2 + width + 2 * width + vocab,
     }
     assert table == expected and total == sum(expected.values())
-    assert "mesh  data=8 x fsdp=1 x tensor=1 on 8 x cpu, 1 process(es)" in out
+    assert "mesh  data=8 x fsdp=1 x expert=1 x tensor=1 on 8 x cpu, 1 process(es)" in out
     assert re.search(r"FLOPs a step  \d+\.\d G", out) and re.search(r"state \d+\.\d MiB", out)
 
 

@@ -17,25 +17,26 @@ from tests.contracts import cases
 @pytest.mark.parametrize(
     "sizes,shape",
     [
-        (dict(), (8, 1, 1)),
-        (dict(fsdp=2), (4, 2, 1)),
-        (dict(data=1, fsdp=-1), (1, 8, 1)),
-        (dict(data=2, fsdp=2, tensor=2), (2, 2, 2)),
-        (dict(layout="pmap"), (8, 1, 1)),
+        (dict(), (8, 1, 1, 1)),
+        (dict(fsdp=2), (4, 2, 1, 1)),
+        (dict(data=1, fsdp=-1), (1, 8, 1, 1)),
+        (dict(data=2, fsdp=2, tensor=2), (2, 2, 1, 2)),
+        (dict(expert=4, tensor=2), (1, 1, 4, 2)),
+        (dict(layout="pmap"), (8, 1, 1, 1)),
     ],
 )
 def test_mesh_takes_all_devices(sizes, shape):
     mesh = make_mesh(MeshConfig(**sizes))
-    assert tuple(mesh.shape.items()) == tuple(zip(("data", "fsdp", "tensor"), shape))
+    assert tuple(mesh.shape.items()) == tuple(zip(("data", "fsdp", "expert", "tensor"), shape))
     assert set(mesh.devices.flat) == set(jax.devices())
-    assert partition.batch_shards(mesh) == shape[0] * shape[1]
+    assert partition.batch_shards(mesh) == shape[0] * shape[1] * shape[2]
     assert partition.process_part(mesh) == (0, 1)
 
 
 @pytest.mark.parametrize(
     "sizes,message",
     [
-        (dict(data=3), "mesh.data=3, mesh.fsdp=1, mesh.tensor=1 wants 3 devices and there are 8"),
+        (dict(data=3), "mesh.data=3, mesh.fsdp=1, mesh.expert=1, mesh.tensor=1 wants 3 devices and there are 8"),
         (dict(tensor=3), "wants a multiple of 3 devices and there are 8"),
         (dict(data=4), "wants 4 devices and there are 8"),
         (dict(fsdp=-1), "one at most is -1"),
@@ -55,7 +56,7 @@ def test_a_mesh_of_some_devices():
 
 
 def test_unknown_mesh_axis_in_a_rule():
-    with pytest.raises(ValueError, match="rules.mlp='model': the mesh axes are data, fsdp, tensor"):
+    with pytest.raises(ValueError, match="rules.mlp='model': the mesh axes are data, fsdp, expert, tensor"):
         Rules(mlp="model")
 
 
