@@ -28,7 +28,7 @@ class RopeScaling(Config, abc.ABC):
 
     @chz.validate
     def _longer(self):
-        if self.factor < 1:
+        if not self.factor >= 1:
             raise ValueError(f"factor={self.factor} must be at least 1: it divides frequencies")
 
     @abc.abstractmethod
@@ -126,7 +126,7 @@ class Llama(TextModelConfig):
 
     @chz.validate
     def _positions(self):
-        if self.theta <= 0:
+        if not self.theta > 0:
             raise ValueError(f"theta={self.theta} must be above 0")
         if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window} must be at least 1: a token sees itself")
