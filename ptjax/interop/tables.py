@@ -41,6 +41,11 @@ class Entry:
     shape: tuple[int, ...] | None = None
 
     @property
+    def top(self) -> str:
+        """The part of our params that it belongs to: 'body', 'head', ..."""
+        return self.ours.partition("/")[0]
+
+    @property
     def stacked(self) -> int:
         """How many leading axes of ours count tensors."""
         return bool(self.layers) + bool(self.experts)
@@ -112,4 +117,4 @@ class Table:
 
     def parts(self) -> tuple[str, ...]:
         """The top-level names of our leaves: 'body', 'head', 'pooler', ..."""
-        return tuple(dict.fromkeys(entry.ours.partition("/")[0] for entry in self.entries))
+        return tuple(dict.fromkeys(entry.top for entry in self.entries))
