@@ -135,6 +135,17 @@ def test_cache_in_any_pieces(window):
     assert np.std(expected) > 0.1
 
 
+def test_positions_and_not_places_tell_distance_in_a_scattered_row():
+    net, params = net_of(SMALL), small_params()
+    random = np.random.default_rng(2)
+    tokens, order = random.integers(0, 90, (1, 16)).astype(np.int32), random.permutation(16)
+    positions = np.arange(16, dtype=np.int32)[None]
+    read = jax.jit(lambda inputs: net.apply({"params": params}, inputs, method="hidden").last)
+    expected = read(TextInput(tokens, positions, Mask(causal=False)))
+    scattered = read(TextInput(tokens[:, order], positions[:, order], Mask(causal=False), scattered=True))
+    np.testing.assert_allclose(scattered, expected[:, order], atol=1e-4)
+
+
 def test_flops_are_those_of_the_kernels_and_of_what_is_seen():
     config = chz.replace(SMALL, window=None)
     kernels = jax.tree_util.tree_flatten_with_path(shapes(config)["body"]["layers"])[0]

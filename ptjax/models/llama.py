@@ -10,9 +10,9 @@ from flax import struct
 
 from ptjax.config import Config
 from ptjax.models.base import TextModelConfig, presets
+from ptjax.models.feed_forward import Experts, feed_forward
 from ptjax.nn.attention import Attention
 from ptjax.nn.embed import TextEmbed
-from ptjax.nn.mlp import Mlp
 from ptjax.nn.norm import rms_norm
 from ptjax.nn.rope import Rotation, frequencies_of, rotation
 from ptjax.nn.stack import Stack
@@ -136,6 +136,10 @@ class Llama(TextModelConfig):
         """llama2-7B, llama3.2-1B, qwen3-0.6B, ... as published; tiny, mini and small for a laptop."""
         return presets(cls, SIZES, size, overrides)
 
+    @property
+    def mixes(self) -> bool:
+        return True
+
     def build(self, vocab_size: int) -> nn.Module:
         return Body(self, vocab_size)
 
@@ -159,7 +163,7 @@ class Llama(TextModelConfig):
     def flops_per_token(self, length: int) -> float:
         """By the same convention, with what is shared or wider counted as it is; behind a window no key is seen."""
         kv_heads, size = self.cached
-        kernels = 2 * self.width * size * (self.heads + kv_heads) + 3 * self.width * self.hidden
+        kernels = 2 * self.width * size * (self.heads + kv_heads) + self.feed_forward_weights(3)
         seen = length if self.window is None else min(length, self.window)
         return self.layers * (2.0 * kernels + 4.0 * seen * self.heads * size)
 
@@ -171,10 +175,11 @@ class Llama(TextModelConfig):
 
 @struct.dataclass
 class Shared:
-    """What all layers read."""
+    """What all layers read. positions: i32[B, L], by which a window counts in a scattered row, or None."""
 
     mask: Mask
     rotation: Rotation
+    positions: Array | None
 
 
 class Block(nn.Module):
@@ -200,15 +205,15 @@ class Block(nn.Module):
             window=c.window,
         )
         self.mlp_norm = rms_norm(c.epsilon, dtype)
-        self.mlp = Mlp(c.width, c.hidden, jax.nn.silu, c.std, out_std, dtype, gated=True, use_bias=False)
+        self.mlp = feed_forward(c, jax.nn.silu, c.std, out_std, gated=True, use_bias=False)
         self.drop = nn.Dropout(c.dropout)
 
     def __call__(self, x_BLD: Array, shared: Shared, cache: PyTree, train: bool) -> tuple[Array, PyTree]:
         drop = lambda y: self.drop(y, deterministic=not train)
         y_BLD = self.attention_norm(x_BLD)
-        y_BLD, cache = self.attention(y_BLD, shared.mask, cache, shared.rotation, train=train)
+        y_BLD, cache = self.attention(y_BLD, shared.mask, cache, shared.rotation, shared.positions, train=train)
         x_BLD = x_BLD + drop(y_BLD)
-        x_BLD = x_BLD + drop(self.mlp(self.mlp_norm(x_BLD), train=train))
+        x_BLD = x_BLD + drop(self.mlp(self.mlp_norm(x_BLD), shared.mask.valid, train=train))
         return constrain(x_BLD, "batch", "length", "embed_activation"), cache
 
 
@@ -228,7 +233,8 @@ class Body(nn.Module):
     ) -> Hidden:
         x_BLD = self.drop(self.embed(inputs) if embedded is None else embedded, deterministic=not train)
         x_BLD = constrain(x_BLD, "batch", "length", "embed_activation")
-        shared = Shared(inputs.mask, rotation(inputs.positions, self.config.frequencies()))
+        turns = rotation(inputs.positions, self.config.frequencies())
+        shared = Shared(inputs.mask, turns, inputs.positions if inputs.scattered else None)
         x_BLD, state = self.layers(x_BLD, shared, state, train)
         return Hidden(self.norm(x_BLD), state)
 
