@@ -22,9 +22,10 @@ import sentencepiece
 
 from benchmarks.input import machine
 from ptjax.data.manifest import Manifest
-from ptjax.data.prepare import TOKENIZER, Corpus, prepare
+from ptjax.data.prepare import Corpus, prepare
 from ptjax.data.sources import Stdlib, TextFiles
 from ptjax.data.tokenizers import SentencePiece
+from ptjax.data.tokenizers.sentencepiece import MODEL
 
 REPEATS, PIECE = 7, 16_384
 
@@ -38,10 +39,10 @@ def seconds(function: Callable) -> tuple[float, float]:
 
 def forget_all_but_the_tokenizer(folder: Path) -> None:
     manifest = Manifest.load(folder)
-    manifest.files = {TOKENIZER: manifest.files[TOKENIZER]}
+    manifest.files = {MODEL: manifest.files[MODEL]}
     manifest.progress, manifest.complete = {}, False
     for path in folder.iterdir():
-        if path.name != TOKENIZER:
+        if path.name != MODEL:
             path.unlink()
     manifest.commit(folder)
 
@@ -58,7 +59,7 @@ def main() -> None:
             f"{machine()}, {cores} cores; sentencepiece {version('sentencepiece')}, {tokenizer.model}; "
             f"{report.encoded_bytes / 1e6:.1f} MB of text, tokenizer trained in {report.seconds['tokenizer']:.1f} s"
         )
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / TOKENIZER))
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / MODEL))
         texts = [document.text for document in source.read()]
         pieces = [text[start : start + PIECE] for text in texts for start in range(0, len(text), PIECE)]
         encode = functools.partial(processor.encode, pieces, return_type="numpy")

@@ -1,6 +1,6 @@
-"""From a text source to a prepared corpus: SentencePiece model, TFDS data set of token blocks, metadata, manifest.
+"""From a text source to a prepared corpus: tokenizer, TFDS data set of token blocks, metadata, manifest.
 
-Text is encoded by threads (SentencePiece leaves Python's lock alone) in batches whose limits depend on the text only,
+Text is encoded by threads (tokenizers leave Python's lock alone) in batches whose limits depend on the text only,
 and written in order; so any number of threads, and any number of kills and resumptions, give the same bytes.
 """
 
@@ -27,9 +27,9 @@ from ptjax.data.blocks import SHARD, Blocks, token_dtype, token_features, write_
 from ptjax.data.documents import INDEX, write_index
 from ptjax.data.manifest import Manifest
 from ptjax.data.sources import Document, Source
-from ptjax.data.tokenizers import SentencePiece, Side, Tokenizer
+from ptjax.data.tokenizers import MAIN_FILES, SentencePiece, Side, Tokenizer, TokenizerSource, open_tokenizer
 
-TOKENIZER, METADATA = "tokenizer.model", "metadata.json"
+METADATA = "metadata.json"
 _SHARD_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"  # blocks.SHARD, as TFDS writes it
 _SEGMENT = 1 << 15  # characters encoded at a time: SentencePiece slows down on longer texts
 _BATCH = 1 << 20  # characters that a thread takes at a time
@@ -52,7 +52,11 @@ class Corpus(Config):
         doc="documents to validate on; None holds out validation_fraction of the source",
     )
     validation_fraction: float = chz.field(default=0.05, doc="share of the documents held out, by a stable hash")
-    tokenizer: SentencePiece = chz.field(default_factory=SentencePiece, doc="how to train the tokenizer")
+    tokenizer: TokenizerSource = chz.field(
+        default_factory=SentencePiece,
+        meta_factory=chz.factories.subclass(TokenizerSource, SentencePiece),
+        doc="SentencePiece, which is trained on the text, or Imported, of a published model",
+    )
     block: int = chz.field(default=1024, doc="tokens a record; row lengths divide it or are multiples of it")
     boundary: Side = chz.field(default="end", doc="between documents: 'end' writes eos after each, 'begin' bos before")
     shard_blocks: int = chz.field(default=8192, doc="records a file; a killed preparation loses less than one file")
@@ -66,8 +70,9 @@ class Corpus(Config):
                 raise UserError(f"{name}={getattr(self, name)} has to be at least 1")
 
     def inputs(self) -> dict:
-        """All that decides what is in the folder, flat; not where the folder is."""
-        return {key: value for key, value in json.loads(to_json(self)).items() if key not in ("", "path")}
+        """All that decides what is in the folder, flat; not where the folder is, or that of an imported tokenizer."""
+        flat = {k: v for k, v in json.loads(to_json(self)).items() if k not in ("", "path", "tokenizer.path")}
+        return flat | {f"tokenizer.{key}": value for key, value in self.tokenizer.inputs().items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,14 +144,15 @@ def prepare(
             )
         manifest.check(folder)
         if manifest.complete:
-            _index_documents(corpus, folder, manifest, Tokenizer(folder / TOKENIZER, corpus.boundary))
+            _index_documents(corpus, folder, manifest, open_tokenizer(folder, corpus.boundary))
             return Report(json.loads((folder / METADATA).read_text()), {}, 0)
         seconds["read"], clock = time.perf_counter() - clock, time.perf_counter()
 
-        if TOKENIZER not in manifest.files:
+        if not manifest.files.keys() & set(MAIN_FILES):
             progress("tokenizer", 0)
-            _write(folder, manifest, TOKENIZER, corpus.tokenizer.train(sample))
-        tokenizer = Tokenizer(folder / TOKENIZER, corpus.boundary)
+            for name, data in corpus.tokenizer.files(sample).items():
+                _write(folder, manifest, name, data)
+        tokenizer = open_tokenizer(folder, corpus.boundary)
         seconds["tokenizer"], clock = time.perf_counter() - clock, time.perf_counter()
 
         encoded = 0
@@ -176,6 +182,8 @@ def check_inputs(manifest: Manifest, inputs: dict, folder: Path) -> None:
     """Raises UserError that shows the fields in which `inputs` are not what the folder was prepared from."""
     keys = dict.fromkeys([*manifest.inputs, *inputs])
     keys.pop("contents", None)
+    if "tokenizer.sha256" not in inputs and inputs.get("tokenizer") == manifest.inputs.get("tokenizer"):
+        keys.pop("tokenizer.sha256", None)  # the imported one is no more where it was
     differing = [key for key in keys if manifest.inputs.get(key) != inputs.get(key)]
     if differing:
         rows = [f"  {key}: {manifest.inputs.get(key)!r} there, {inputs.get(key)!r} asked for\n" for key in differing]
@@ -203,7 +211,7 @@ def _documents(corpus: Corpus, split: str) -> Iterator[Document]:
 
 
 def _survey(corpus: Corpus, progress: Callable[[str, int], None]) -> tuple[str, list[str]]:
-    """SHA-256 of all documents in order, and at most `tokenizer.sample_bytes` of the training text: the chunks with the
+    """SHA-256 of all documents in order, and `tokenizer.sample()` bytes of the training text: the chunks with the
     smallest hashes of their numbers, in order."""
     digest, heap, kept, chunks, passed, reported = hashlib.sha256(), [], 0, 0, 0, 0
     for split in _splits(corpus):
@@ -223,7 +231,7 @@ def _survey(corpus: Corpus, progress: Callable[[str, int], None]) -> tuple[str, 
                 rank = int.from_bytes(hashlib.blake2b(chunks.to_bytes(8, "big"), digest_size=8).digest(), "big")
                 heapq.heappush(heap, (-rank, chunks, size, chunk))
                 chunks, kept = chunks + 1, kept + size
-                while len(heap) > 1 and kept - heap[0][2] >= corpus.tokenizer.sample_bytes:
+                while len(heap) > 1 and kept - heap[0][2] >= corpus.tokenizer.sample():
                     kept -= heapq.heappop(heap)[2]
         if not documents:
             raise UserError(_no_documents(corpus, split))
@@ -262,7 +270,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[_Segment]]:
     for document in documents:
         text, start = document.text, 0
         while start < len(text):
-            # Cut behind newlines, where tokens end anyway: a newline is always a piece of its own.
+            # Cut behind newlines, where tokens end anyway (of imported tokenizers: nearly always).
             stop = len(text) if len(text) - start <= _SEGMENT else text.rfind("\n", start, start + _SEGMENT) + 1
             if not stop:
                 stop = text.find("\n", start + _SEGMENT) + 1 or len(text)
@@ -278,21 +286,21 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[_Segment]]:
 def _encode(tokenizer: Tokenizer, dtype: np.dtype, batch: list[_Segment]) -> _Encoded:
     boundary = np.array([tokenizer.vocab.boundary_id], np.int32)
     at_end = tokenizer.vocab.boundary_side == "end"
-    parts, text_bytes, words = [], 0, 0
+    parts, text_bytes, words, unknown = [], 0, 0, 0
     for tokens, (text, begins, ends) in zip(tokenizer.encode_batch([text for text, *_ in batch]), batch):
+        unknown += int(np.count_nonzero(tokens == tokenizer.vocab.unk_id))
         parts += [boundary] * (begins and not at_end) + [tokens] + [boundary] * (ends and at_end)
         data = np.frombuffer(text.encode(), np.uint8)
         blank = data <= 32  # ASCII white space and control characters
         text_bytes += data.size
         words += int(np.count_nonzero(blank[:-1] > blank[1:]) + (not blank[0]))
-    tokens = np.concatenate(parts).astype(dtype)
     return _Encoded(
-        tokens,
+        np.concatenate(parts).astype(dtype),
         {
             "documents": sum(ends for *_, ends in batch),
             "bytes": text_bytes,
             "words": words,
-            "unknown": int(np.count_nonzero(tokens == tokenizer.vocab.unk_id)),
+            "unknown": unknown,
         },
     )
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ptjax.config import UserError
 from ptjax.data.manifest import Manifest
-from ptjax.data.prepare import METADATA, TOKENIZER, Corpus, check_inputs
-from ptjax.data.tokenizers import Tokenizer
+from ptjax.data.prepare import METADATA, Corpus, check_inputs
+from ptjax.data.tokenizers import TOKENIZER_FILES, Tokenizer, open_tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,9 +35,9 @@ class Prepared:
             raise UserError(f"{folder} {state}: {remedy}")
         if corpus.source is not None:
             check_inputs(manifest, corpus.inputs(), folder)
-        manifest.check(folder, only={TOKENIZER, METADATA})
+        manifest.check(folder, only={METADATA, *TOKENIZER_FILES})
         metadata = json.loads((folder / METADATA).read_text())
-        tokenizer = Tokenizer(folder / TOKENIZER, metadata["boundary_side"])
+        tokenizer = open_tokenizer(folder, metadata["boundary_side"])
         if tokenizer.hash != metadata["tokenizer"]["sha256"]:
             raise UserError(
                 f"{tokenizer.path} is not the tokenizer that the data set in {folder} was encoded "

@@ -18,7 +18,7 @@ from ptjax.data.manifest import Manifest
 from ptjax.data.pipeline import Data, Pipeline, batch_at
 from ptjax.data.prepare import Corpus, prepare, verify
 from ptjax.data.sources import TextFiles
-from ptjax.data.tokenizers import SentencePiece, Tokenizer
+from ptjax.data.tokenizers import SentencePiece, open_tokenizer
 from ptjax.data.transforms import SentencePairs
 
 ROOT = Path(__file__).parents[2]
@@ -140,7 +140,7 @@ def test_stream_and_counts_are_true(corpus, texts, boundary, monkeypatch):
     corpus = chz.replace(corpus, boundary=boundary)
     metadata = prepare(corpus).metadata
     assert metadata == json.loads((Path(corpus.path) / "metadata.json").read_text())
-    tokenizer = Tokenizer(Path(corpus.path) / "tokenizer.model", boundary)
+    tokenizer = open_tokenizer(corpus.path, boundary)
     assert metadata["boundary_id"] == tokenizer.vocab.boundary_id
     documents = list(corpus.source.read())
     held_out = [document.text for document in documents if document.held_out(0.2)]

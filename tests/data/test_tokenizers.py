@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from pydoc_data.topics import topics
 
 from ptjax.config import UserError
-from ptjax.data.tokenizers import CONTROL_PIECES, SentencePiece, Tokenizer, VocabSpec
+from ptjax.data.tokenizers import CONTROL_PIECES, SentencePiece, VocabSpec, open_tokenizer
 
 TEXTS = [topics[name] for name in sorted(topics)[:30]] + ["def f(x):\n    if x:\n\treturn x  # naïve café ☃\n" * 20]
 ANY_TEXT = (
@@ -22,7 +22,7 @@ ANY_TEXT = (
 def tokenizer(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
     path.write_bytes(SentencePiece(model=request.param, vocab_size=600).train(TEXTS))
-    return Tokenizer(path)
+    return open_tokenizer(path)
 
 
 @given(text=ANY_TEXT)
@@ -57,7 +57,7 @@ def test_vocabulary(tokenizer):
     assert not vocab.piece_bytes[:7].any() and vocab.piece_bytes[7:].all()
     assert (vocab.piece_bytes[7:263] == 1).all()  # byte pieces
     assert (vocab.boundary_id, vocab.boundary_side) == (vocab.eos_id, "end")
-    assert Tokenizer(tokenizer.path, "begin").vocab.boundary_id == vocab.bos_id
+    assert open_tokenizer(tokenizer.path, "begin").vocab.boundary_id == vocab.bos_id
     assert tokenizer.decode([vocab.cls_id, *tokenizer.encode("a b"), vocab.eos_id]) == "a b"
 
 
@@ -102,10 +102,10 @@ def test_vocabulary_of_impossible_size():
 
 def test_bad_files(tmp_path):
     with pytest.raises(UserError, match="no tokenizer at .*experiments.prepare"):
-        Tokenizer(tmp_path / "absent")
+        open_tokenizer(tmp_path / "absent")
     (tmp_path / "damaged").write_bytes(b"not a model")
     with pytest.raises(UserError, match="damaged"):
-        Tokenizer(tmp_path / "damaged")
+        open_tokenizer(tmp_path / "damaged")
 
 
 def test_pickle(tokenizer):

@@ -1,0 +1,283 @@
+"""Published tokenizers in the format of the `tokenizers` library: tokenizer.json (WordPiece, BPE, Unigram)."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from ptjax.config import UserError
+from ptjax.data.tokenizers.base import Tokenizer, write_files
+from ptjax.data.tokenizers.roles import ROLES_FILE, Roles, Settings, find_roles, parse
+from ptjax.data.tokenizers.sentencepiece import SPACE, marked_tables
+from ptjax.data.tokenizers.vocab import Side, VocabSpec, text_tables
+
+TOKENIZER_JSON = "tokenizer.json"
+
+Kind = Literal["wordpiece", "bytes", "marked"]  # how a piece says where words begin: ##, the byte alphabet, ▁
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """What a tokenizer.json does with text, special tokens left out: text that spells one is text.
+
+    Byte-level BPE loses nothing but what its normaliser changes. WordPiece and most Unigram tokenizers lower-case or
+    merge spaces: `decode` gives that normalised text back, and `vocab.piece_bytes` counts it (for WordPiece with a
+    space before each word).
+
+    data: contents of the file. roles: what its ids mean. others: files that came with it and are kept.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        data: bytes,
+        roles: Roles,
+        others: dict[str, bytes],
+        boundary_side: Side | None = None,
+    ):
+        self.path, self.boundary_side, self.roles = os.fspath(path), roles.side(boundary_side, path), roles
+        self.hash = hashlib.sha256(data + roles.to_json()).hexdigest()
+        self._data, self._others = data, others
+        self._tokenizer = parse(data, path)
+        self._reader = read(path, _text_only(self._tokenizer, set(roles.special)))
+        self._reader.encode_special_tokens = True
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        """`encode` of each text. All Python threads that call share the library's own threads, one a core (fewer by
+        the environment variable RAYON_NUM_THREADS)."""
+        encodings = self._reader.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        ordinary = self.vocab.ordinary
+        ids = [i for i in map(int, ids) if i < len(ordinary) and ordinary[i]]
+        return self._reader.decode(ids, skip_special_tokens=False)
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """As they are written in the vocabulary; '' where an id has none."""
+        return [self._pieces[int(i)] for i in ids]
+
+    @functools.cached_property
+    def _pieces(self) -> list[str]:
+        pieces = [""] * self.roles.size
+        for piece, i in self._reader.get_vocab(with_added_tokens=True).items():
+            pieces[i] = piece
+        for i in self.roles.special:
+            pieces[i] = self.roles.names.get(i, "")
+        return pieces
+
+    @functools.cached_property
+    def vocab(self) -> VocabSpec:
+        tables = _tables(self._tokenizer, self._pieces, self.roles.is_special())
+        return VocabSpec(**self.roles.numbers(self.boundary_side), **tables)
+
+    @property
+    def framing(self):
+        return self.roles.before, self.roles.behind
+
+    def files(self) -> dict[str, bytes]:
+        return {**self._others, ROLES_FILE: self.roles.to_json(), TOKENIZER_JSON: self._data}
+
+    def export(self, folder: str | os.PathLike, *, added: bool = False) -> list[str]:
+        return write_files(folder, {**self._others, TOKENIZER_JSON: self._data})
+
+
+def read(path: str | os.PathLike, data: bytes | str):
+    """The library's tokenizer. Raises UserError where `data` is none, or the library is not there."""
+    tokenizers = _library(path)
+    try:
+        reader = tokenizers.Tokenizer.from_str(data if isinstance(data, str) else data.decode())
+    except Exception as error:  # the library raises nothing more special
+        raise UserError(f"{path} is no tokenizer, or is damaged: {error}") from None
+    reader.no_truncation()
+    reader.no_padding()
+    return reader
+
+
+def _library(path: str | os.PathLike):
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError(f"reading {path} needs the package tokenizers: pip install 'ptjax[hf]'") from None
+    return tokenizers
+
+
+def published_roles(path: str | os.PathLike, data: bytes, settings: Settings) -> Roles:
+    """What the ids of a tokenizer.json mean. Raises UserError: damaged, or of a kind that ptjax does not know."""
+    tokenizer = parse(data, path)
+    reader = read(path, data)
+    _kind(tokenizer, path)
+    pieces = reader.get_vocab(with_added_tokens=True)
+    special = {i for i, token in reader.get_added_tokens_decoder().items() if token.special}
+    model = tokenizer["model"]
+    unknown = model.get("unk_token")
+    if isinstance(model.get("unk_id"), int):
+        unknown = reader.id_to_token(model["unk_id"])
+    roles = find_roles(settings, pieces, special, {"unk": unknown} if unknown in pieces else {})
+    framed = reader.encode("a")
+    text = [i for i, special in enumerate(framed.special_tokens_mask) if not special] or [0, -1]
+    before, behind = framed.ids[: text[0]], framed.ids[text[-1] + 1 :]
+    said = [settings.tokenizer.get(f"add_{role}_token") for role in ("bos", "eos")]
+    if any(isinstance(add, bool) for add in said):  # as transformers understands it
+        before, behind = [roles.ids["bos"]] * bool(said[0]), [roles.ids["eos"]] * bool(said[1])
+    ours = read(path, _text_only(tokenizer, set(roles.special))).get_vocab(with_added_tokens=True)
+    if any(i not in roles.names and ours.get(piece) != i for piece, i in pieces.items()) or any(
+        i >= roles.rows for i in (*before, *behind)
+    ):
+        raise UserError(f"{path} numbers its added tokens in a way that ptjax cannot follow")
+    return dataclasses.replace(roles, before=tuple(before), behind=tuple(behind), file=TOKENIZER_JSON)
+
+
+def _text_only(tokenizer: dict[str, Any], special: set[int]) -> str:
+    """The tokenizer.json of the same ids whose special pieces no text can give: a space stands in their names, which
+    every kind of tokenizer writes otherwise before it looks for pieces."""
+    model = dict(tokenizer["model"])
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, dict):
+        hidden = {piece: f" {i}" for piece, i in vocabulary.items() if i in special}
+        model["vocab"] = {hidden.get(piece, piece): i for piece, i in vocabulary.items()}
+    else:
+        hidden = {piece: f" {i}" for i, (piece, _) in enumerate(vocabulary) if i in special}
+        model["vocab"] = [[hidden.get(piece, piece), score] for piece, score in vocabulary]
+    if model.get("unk_token") in hidden:
+        model["unk_token"] = hidden[model["unk_token"]]
+    if model.get("merges"):
+        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        model["merges"] = [[a, b] for a, b in pairs if not {a, b, a + b} & hidden.keys()]
+    # Those in the model's vocabulary are hidden; the others keep their numbers, and special ones are not looked for.
+    added = [
+        token | {"special": bool(token.get("special")) or token["id"] in special}
+        for token in tokenizer.get("added_tokens") or []
+        if token["content"] not in hidden
+    ]
+    changed = {"model": model, "added_tokens": added, "post_processor": None, "truncation": None, "padding": None}
+    return json.dumps(tokenizer | changed)
+
+
+def _types(part: Any) -> Iterator[str]:
+    """The names of all steps of a normaliser, pre-tokenizer or decoder."""
+    if isinstance(part, dict):
+        yield str(part.get("type"))
+        part = list(part.values())
+    if isinstance(part, list):
+        for step in part:
+            yield from _types(step)
+
+
+def _kind(tokenizer: dict[str, Any], path: str | os.PathLike = "tokenizer.json") -> Kind:
+    model = tokenizer["model"]
+    steps = [tokenizer.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")]
+    types = [kind for step in steps for kind in _types(step)]
+    if "continuing_subword_prefix" in model and "max_input_chars_per_word" in model:
+        return "wordpiece"
+    if "ByteLevel" in types:
+        return "bytes"
+    if SPACE in json.dumps(steps, ensure_ascii=False):
+        return "marked"
+    raise UserError(
+        f"{path} is a {model.get('type')} tokenizer that ptjax does not know: it knows WordPiece, byte-level BPE, and "
+        f"BPE and Unigram that write a space as {SPACE}"
+    )
+
+
+def _tables(tokenizer: dict[str, Any], pieces: list[str], special: np.ndarray) -> dict[str, np.ndarray]:
+    """`text_tables` of the pieces."""
+    kind = _kind(tokenizer)
+    plain = np.zeros(len(pieces), bool)
+    for token in tokenizer.get("added_tokens") or []:  # stands for itself
+        plain[token["id"]] = True
+    if kind == "wordpiece":
+        prefix = tokenizer["model"]["continuing_subword_prefix"]
+        begins = np.array([not piece.startswith(prefix) for piece in pieces])
+        texts = [piece if begins[i] else piece[len(prefix) :] for i, piece in enumerate(pieces)]
+        tables = text_tables(texts, special, ~special & False, begins, [len(text.encode()) for text in texts])
+        spaced = begins & ~tables["ends_word"]
+        return tables | {"piece_bytes": tables["piece_bytes"] + spaced}
+    if kind == "marked":
+        byte = np.array([bool(re.fullmatch("<0x[0-9A-F]{2}>", piece)) for piece in pieces])
+        byte &= bool(tokenizer["model"].get("byte_fallback"))
+        return marked_tables(pieces, special, byte)
+    raw = [
+        piece.encode() if plain[i] or special[i] else bytes(_ALPHABET[c] for c in piece)
+        for i, piece in enumerate(pieces)
+    ]
+    texts = [data.decode(errors="replace") for data in raw]
+    partial = np.array(["\ufffd" in text for text in texts])  # bytes of a character that is not whole
+    begins = np.array([data.startswith(b" ") for data in raw])
+    return text_tables(texts, special, partial, begins, [len(data) for data in raw])
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Character -> byte, as GPT-2 writes bytes: printable ones of Latin-1 as themselves, the others from U+0100 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_ALPHABET = _byte_alphabet()
+
+
+# Files from before there was tokenizer.json.
+
+
+def wordpiece(path: str | os.PathLike, vocabulary: bytes, settings: Settings) -> bytes:
+    """The tokenizer.json of BERT's vocab.txt. Where no settings say it, a vocabulary without capitals lower-cases."""
+    _library(path)
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    pieces = {piece: i for i, piece in enumerate(vocabulary.decode(errors="replace").splitlines())}
+    capitals = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
+    special = [piece for piece in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if piece in pieces]
+    if "[UNK]" not in pieces:
+        raise UserError(f"{path} is not BERT's: it has no piece [UNK]")
+    tokenizer = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        handle_chinese_chars=bool(settings.tokenizer.get("tokenize_chinese_chars", True)),
+        strip_accents=settings.tokenizer.get("strip_accents"),
+        lowercase=bool(settings.tokenizer.get("do_lower_case", not capitals)),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    if {"[CLS]", "[SEP]"} <= pieces.keys():
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS]:0 $A:0 [SEP]:0",
+            pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+            special_tokens=[(piece, pieces[piece]) for piece in ("[CLS]", "[SEP]")],
+        )
+    tokenizer.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in special])
+    return tokenizer.to_str(pretty=True).encode()
+
+
+def byte_level(path: str | os.PathLike, vocabulary: bytes, merges: bytes, settings: Settings) -> bytes:
+    """The tokenizer.json of GPT-2's or RoBERTa's vocab.json and merges.txt."""
+    _library(path)
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+    if any(name in settings.family for name in ("qwen", "llama")):
+        raise UserError(f"{path}: of {settings.family} ptjax reads tokenizer.json, and there is none beside it")
+    pieces = parse(vocabulary, path)
+    lines = merges.decode(errors="replace").splitlines()
+    pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    try:
+        tokenizer = Tokenizer(models.BPE(pieces, pairs))
+    except Exception as error:  # the library raises nothing more special
+        raise UserError(f"{path} and merges.txt are not GPT-2's, or are damaged: {error}") from None
+    prefix = bool(settings.tokenizer.get("add_prefix_space", False))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    special = [piece for piece in ("<s>", "<pad>", "</s>", "<unk>", "<mask>") if piece in pieces]
+    if len(special) == 5:  # RoBERTa's
+        sep, cls = (("</s>", pieces["</s>"]), ("<s>", pieces["<s>"]))
+        tokenizer.post_processor = processors.RobertaProcessing(sep, cls, trim_offsets=True, add_prefix_space=prefix)
+    else:
+        special = [piece for piece in ("<|endoftext|>",) if piece in pieces]
+    tokenizer.add_special_tokens(
+        [AddedToken(piece, special=True, normalized=False, lstrip=piece == "<mask>") for piece in special]
+    )
+    return tokenizer.to_str(pretty=True).encode()

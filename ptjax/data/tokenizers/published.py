@@ -1,0 +1,200 @@
+"""Published SentencePiece models, read by SentencePiece itself: T5, ALBERT, XLNet, DeBERTa-v2 and v3, Llama."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ptjax.config import UserError
+from ptjax.data.tokenizers.base import Tokenizer, write_files
+from ptjax.data.tokenizers.roles import ROLES_FILE, Roles, Settings, find_roles
+from ptjax.data.tokenizers.sentencepiece import marked_tables, processor
+from ptjax.data.tokenizers.vocab import Side, VocabSpec
+
+MODELS = ("spiece.model", "spm.model", "tokenizer.model", "sentencepiece.bpe.model")
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What the published tokenizer does beyond the model file, in transformers.
+
+    before, behind: roles that frame a text. mask: a piece that comes behind the model's. sentinels: T5's extra ids
+    behind the model's pieces, the last one first. plain: `` and '' become ", accents are taken off. lower: letters,
+    unless the settings say otherwise. fairseq: ids are one higher than the model's, but for the first four.
+    """
+
+    before: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
+    mask: str | None = None
+    sentinels: int = 0
+    plain: bool = False
+    lower: bool = False
+    fairseq: bool = False
+
+
+FAMILIES = {
+    "t5": Family(behind=("eos",), sentinels=100),
+    "albert": Family(before=("cls",), behind=("sep",), plain=True, lower=True),
+    "xlnet": Family(behind=("sep", "cls"), plain=True),
+    "deberta": Family(before=("cls",), behind=("sep",), mask="[MASK]"),
+    "xlmroberta": Family(before=("bos",), behind=("eos",), mask="<mask>", fairseq=True),
+    "llama": Family(before=("bos",)),
+}
+
+
+class PublishedSentencePiece(Tokenizer):
+    """A SentencePiece model that others trained, with the ids that its published model has.
+
+    Text is normalised as there (most rules merge spaces; ALBERT's lower-cases), so `decode` gives the normalised text
+    back, and `vocab.piece_bytes` counts it. Arguments as of `HuggingFaceTokenizer`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        data: bytes,
+        roles: Roles,
+        others: dict[str, bytes],
+        boundary_side: Side | None = None,
+    ):
+        self.path, self.boundary_side, self.roles = os.fspath(path), roles.side(boundary_side, path), roles
+        self.hash = hashlib.sha256(data + roles.to_json()).hexdigest()
+        self._data, self._others, self._family = data, others, FAMILIES[roles.family]
+        reader = processor(path, data)
+        self._number = _numbers(self._family, reader.get_piece_size())  # SentencePiece's id -> the published one
+        special = np.flatnonzero(self.roles.is_special()[self._number])
+        self._reader = processor(path, _text_only(data, reader, special.tolist()))
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        """`encode` of each text, on one core; other Python threads run meanwhile."""
+        texts = [self._cleaned(text) for text in texts]
+        return [self._number[ids] for ids in self._reader.encode(texts, return_type="numpy", num_threads=1)]
+
+    def _cleaned(self, text: str) -> str:
+        if self._family.plain:
+            text = unicodedata.normalize("NFKD", text.replace("``", '"').replace("''", '"'))
+            text = "".join(c for c in text if not unicodedata.combining(c))
+        return text.lower() if self.roles.lower else text
+
+    def decode(self, ids: Iterable[int]) -> str:
+        ids = [self._own[i] for i in map(int, ids) if i < len(self._own)]
+        return self._reader.decode([i for i in ids if i >= 0])
+
+    @functools.cached_property
+    def _own(self) -> list[int]:
+        """SentencePiece's id of each id of text; -1 for a special one."""
+        own = np.full(self.roles.size, -1)
+        own[self._number] = np.arange(len(self._number))
+        return np.where(self.roles.is_special(), -1, own).tolist()
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """As they are written in the vocabulary; '' where an id has none."""
+        return [self._pieces[int(i)] for i in ids]
+
+    @functools.cached_property
+    def _pieces(self) -> list[str]:
+        pieces = self._reader.id_to_piece([max(i, 0) for i in self._own])
+        return [
+            piece if own >= 0 else self.roles.names.get(i, "") for i, (piece, own) in enumerate(zip(pieces, self._own))
+        ]
+
+    @functools.cached_property
+    def vocab(self) -> VocabSpec:
+        special = self.roles.is_special()
+        byte = np.array(self._reader.is_byte([max(i, 0) for i in self._own])) & ~special
+        return VocabSpec(**self.roles.numbers(self.boundary_side), **marked_tables(self._pieces, special, byte))
+
+    @property
+    def framing(self):
+        return self.roles.before, self.roles.behind
+
+    def files(self) -> dict[str, bytes]:
+        return {**self._others, ROLES_FILE: self.roles.to_json(), self.roles.file: self._data}
+
+    def export(self, folder: str | os.PathLike, *, added: bool = False) -> list[str]:
+        return write_files(folder, {**self._others, self.roles.file: self._data})
+
+
+def published_roles(path: Path, data: bytes, settings: Settings) -> Roles:
+    """What the ids of a published SentencePiece model mean. Raises UserError: damaged, or of no known family."""
+    reader = processor(path, data)
+    count = reader.get_piece_size()
+    own = reader.id_to_piece(list(range(count)))
+    name = _family(path, set(own), settings)
+    family = FAMILIES[name]
+    number = _numbers(family, count).tolist()
+    pieces = {piece: number[i] for i, piece in enumerate(own)}
+    special = {number[i] for i in range(count) if reader.is_control(i) or reader.is_unknown(i) or reader.is_unused(i)}
+    if family.fairseq:
+        pieces["<pad>"] = 1
+    said = settings.tokenizer.get("extra_ids")
+    sentinels = said if isinstance(said, int) and 0 <= said < 1000 else family.sentinels
+    if any(piece.startswith("<extra_id_") for piece, _ in settings.numbered().values()):
+        sentinels = 0  # they are numbered there
+    for k in range(sentinels):
+        pieces.setdefault(f"<extra_id_{k}>", count + sentinels - 1 - k)
+        special.add(pieces[f"<extra_id_{k}>"])
+    defaults = {"unk": own[reader.unk_id()]} | ({"mask": family.mask} if family.mask else {})
+    roles = find_roles(settings, pieces, special, defaults)
+    frame = {"bos": family.before, "eos": family.behind}
+    for role, side in frame.items():
+        said = settings.tokenizer.get(f"add_{role}_token")
+        if name == "llama" and isinstance(said, bool):
+            frame[role] = (role,) if said else ()
+    lower = settings.tokenizer.get("do_lower_case", family.lower)
+    return dataclasses.replace(
+        roles,
+        before=tuple(roles.ids[role] for role in frame["bos"]),
+        behind=tuple(roles.ids[role] for role in frame["eos"]),
+        file=path.name if path.name in MODELS else MODELS[0],
+        family=name,
+        lower=bool(lower),
+    )
+
+
+def _family(path: Path, pieces: set[str], settings: Settings) -> str:
+    """By the settings' own word, else by the pieces that only this family has."""
+    said = re.sub("[^a-z0-9]", "", settings.family)
+    for name in FAMILIES:
+        if name in said:
+            return name
+    if path.name == "sentencepiece.bpe.model":
+        return "xlmroberta"
+    signs = {"xlnet": {"<cls>", "<sep>"}, "albert": {"[CLS]", "<pad>"}, "deberta": {"[CLS]", "[PAD]"}}
+    for name, sign in signs.items():
+        if sign <= pieces:
+            return name
+    if "</s>" in pieces:
+        return "llama" if "<s>" in pieces else "t5"
+    raise UserError(
+        f"{path} is a SentencePiece model of no family that ptjax knows ({', '.join(FAMILIES)}): name its "
+        "tokenizer_class in a tokenizer_config.json beside it, or convert it to a tokenizer.json"
+    )
+
+
+def _numbers(family: Family, count: int) -> np.ndarray:
+    """int32[count]: the published id of each of SentencePiece's ids."""
+    numbers = np.arange(count, dtype=np.int32)
+    if family.fairseq:  # <unk> <s> </s> there; <s> <pad> </s> <unk> here
+        numbers += 1
+        numbers[:3] = 3, 0, 2
+    return numbers
+
+
+def _text_only(data: bytes, reader, special: list[int]) -> bytes:
+    """The model whose pieces `special` no text can give."""
+    if all(reader.is_control(i) or reader.is_unknown(i) or reader.is_unused(i) for i in special):
+        return data
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(data)
+    for i in special:
+        if i != reader.unk_id():
+            model.pieces[i].type = model.SentencePiece.CONTROL
+    return model.SerializeToString()

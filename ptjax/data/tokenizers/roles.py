@@ -1,0 +1,237 @@
+"""Which ids of a published tokenizer play which role, found out from the files that come with it."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptjax.config import UserError
+from ptjax.data.tokenizers.vocab import Side
+
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # in the order in which transformers adds what is missing
+ROLES_FILE = "tokenizer_roles.json"
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")  # kept, for who exports
+_MOST = 1 << 24  # ids of a vocabulary that is believed
+# What roles are called where the files do not say it.
+_USUAL = {
+    "pad": ("<pad>", "[PAD]"),
+    "unk": ("<unk>", "[UNK]"),
+    "bos": ("<s>", "<bos>", "[BOS]", "<|begin_of_text|>"),
+    "eos": ("</s>", "<eos>", "[EOS]", "<|end_of_text|>", "<|endoftext|>"),
+    "cls": ("[CLS]", "<cls>"),
+    "sep": ("[SEP]", "<sep>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Roles:
+    """ids: of each role. special: ids that are no text, names: what their pieces are called, where there is one.
+    rows: of the published table. size: rows, and the ids that are added behind. sides: of a document, on which a
+    boundary can stand. before, behind: ids that frame a text that stands alone. file: name of the tokenizer's own.
+    family: of a SentencePiece model. lower: whether that family lower-cases here.
+    """
+
+    ids: dict[str, int]
+    names: dict[int, str]
+    special: tuple[int, ...]
+    rows: int
+    size: int
+    sides: tuple[Side, ...]
+    before: tuple[int, ...] = ()
+    behind: tuple[int, ...] = ()
+    file: str = ""
+    family: str = ""
+    lower: bool = False
+
+    def numbers(self, boundary_side: Side) -> dict[str, Any]:
+        """The part of a `VocabSpec` that is not about text."""
+        return {
+            "size": self.size,
+            **{f"{role}_id": i for role, i in self.ids.items()},
+            "boundary_id": self.ids["eos" if boundary_side == "end" else "bos"],
+            "boundary_side": boundary_side,
+            "special_ids": self.special,
+            "added": self.size - self.rows,
+        }
+
+    def is_special(self) -> np.ndarray:
+        """bool[size]"""
+        result = np.zeros(self.size, bool)
+        result[list(self.special)] = True
+        return result
+
+    def to_json(self) -> bytes:
+        return (json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, path: Path) -> "Roles":
+        try:
+            fields = json.loads(path.read_text())
+            fields["names"] = {int(i): name for i, name in fields["names"].items()}
+            tuples = {name: tuple(fields[name]) for name in ("special", "sides", "before", "behind")}
+            return cls(**fields | tuples)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} is damaged ({error}): restore it, or import the tokenizer again") from None
+
+    def side(self, wanted: Side | None, path: object) -> Side:
+        """`wanted`, or without one the side that there is. Raises UserError where this tokenizer has no such token."""
+        if wanted is None:
+            return self.sides[0]
+        if wanted not in self.sides:
+            other = self.sides[0]
+            lacks = "begins" if wanted == "begin" else "ends"
+            raise UserError(f"the tokenizer of {path} has no token that {lacks} a text: set corpus.boundary={other}")
+        return wanted
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What stands beside a published tokenizer. files: name -> bytes of those of SETTINGS that are there."""
+
+    folder: Path
+    files: dict[str, bytes]
+    tokenizer: dict[str, Any]  # tokenizer_config.json
+    special: dict[str, Any]  # special_tokens_map.json
+    added: dict[str, Any]  # added_tokens.json
+    model: dict[str, Any]  # config.json
+
+    @classmethod
+    def read(cls, folder: Path) -> "Settings":
+        files = {name: (folder / name).read_bytes() for name in SETTINGS if (folder / name).is_file()}
+        parsed = {name: parse(data, folder / name) for name, data in files.items()}
+        config = folder / "config.json"
+        model = parse(config.read_bytes(), config) if config.is_file() else {}
+        return cls(folder, files, *(parsed.get(name, {}) for name in SETTINGS), model)
+
+    @property
+    def family(self) -> str:
+        """Lower-case, as 't5tokenizer' or 't5': the class of the tokenizer, else the model's type, else empty."""
+        return str(self.tokenizer.get("tokenizer_class") or self.model.get("model_type") or "").lower()
+
+    def declared(self, role: str) -> str | None:
+        """The piece that the files name for a role."""
+        for settings in (self.tokenizer, self.special):
+            piece = settings.get(f"{role}_token")
+            piece = piece.get("content") if isinstance(piece, dict) else piece
+            if isinstance(piece, str):
+                return piece
+        return None
+
+    def additional(self) -> list[str]:
+        """Further pieces that the files call special."""
+        named = []
+        for settings in (self.tokenizer, self.special):
+            for key in ("additional_special_tokens", "extra_special_tokens"):
+                tokens = settings.get(key)
+                tokens = list(tokens.values()) if isinstance(tokens, dict) else tokens or []
+                named += [token.get("content") if isinstance(token, dict) else token for token in tokens]
+        return [piece for piece in dict.fromkeys(named) if isinstance(piece, str)]
+
+    def numbered(self) -> dict[int, tuple[str, bool]]:
+        """id -> (piece, whether it is special) of the pieces to which the files give an id."""
+        numbers = {i: (piece, True) for piece, i in self.added.items() if isinstance(i, int) and i >= 0}
+        decoder = self.tokenizer.get("added_tokens_decoder")
+        for i, token in (decoder if isinstance(decoder, dict) else {}).items():
+            if str(i).isdigit() and isinstance(token, dict) and isinstance(token.get("content"), str):
+                numbers[int(i)] = token["content"], bool(token.get("special", True))
+        return numbers
+
+
+def parse(data: bytes, path: Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError where it is none."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON, or is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not the JSON of an object")
+    return value
+
+
+def find_roles(
+    settings: Settings, pieces: Mapping[str, int], special: set[int], defaults: Mapping[str, str] = {}
+) -> Roles:
+    """Roles of a tokenizer whose own file has `pieces` -> id, of which `special` are no text.
+
+    defaults: what a family calls roles where the files do not say it, also where the tokenizer's own file has no such
+    piece: they come behind it. A role that the tokenizer lacks becomes an id behind the rows of the published table.
+
+    Raises UserError for roles that clash.
+    """
+    pieces, special = dict(pieces), set(special)
+    taken = set(pieces.values())
+    for i, (piece, is_special) in sorted(settings.numbered().items()):
+        if piece not in pieces and i not in taken:
+            pieces[piece] = i
+            special.add(i)  # the tokenizer's own file does not read it
+        elif is_special and pieces.get(piece) == i:
+            special.add(i)
+    declared = {role: settings.declared(role) or defaults.get(role) for role in ROLES}
+    length = max(pieces.values(), default=-1) + 1
+    for piece in dict.fromkeys([*declared.values(), *settings.additional()]):
+        if piece is not None and piece not in pieces:
+            pieces[piece] = length
+            length += 1
+        if piece is not None:
+            special.add(pieces[piece])
+    ids = {role: pieces[piece] for role, piece in declared.items() if piece is not None}
+    rows = settings.model.get("vocab_size")
+    rows = max(length, rows if isinstance(rows, int) else 0)
+    if rows > _MOST:
+        raise UserError(f"{settings.folder}: a vocabulary of {rows} ids; its files are damaged, or no tokenizer's")
+    for role in ROLES:
+        number = settings.model.get(f"{role}_token_id")
+        number = number[0] if isinstance(number, list) and number else number
+        if role not in ids and isinstance(number, int) and 0 <= number < length:
+            ids[role] = number
+        usual = [pieces[piece] for piece in _USUAL[role] if pieces.get(piece) in special]
+        if role not in ids and usual:
+            ids[role] = usual[0]
+    sides = _fill(ids)
+    size = rows
+    others = {ids[role] for role in ids if role not in ("pad", "mask")}
+    if ids.get("mask") in others:
+        clash = ", ".join(role for role in ids if ids[role] == ids["mask"])
+        raise UserError(f"{settings.folder}: one piece of the tokenizer is {clash} at once, which cannot be told apart")
+    if ids.get("pad") in others | {ids.get("mask")}:
+        del ids["pad"]  # it must not stand in a text
+    for role in ("eos", "pad", "mask"):
+        if role not in ids:
+            ids[role] = size
+            pieces[_new_name(role, pieces)] = size
+            size += 1
+    if not sides:
+        sides = ("end",)
+    for role in ("unk", "bos", "cls", "sep"):
+        ids.setdefault(role, ids["eos"])
+    special |= set(ids.values()) | (set(range(size)) - set(pieces.values()))
+    names = {i: piece for piece, i in pieces.items() if i in special}
+    return Roles(ids, names, tuple(sorted(special)), rows, size, sides)
+
+
+def _new_name(role: str, pieces: Mapping[str, int]) -> str:
+    name = f"<{role}>"
+    while name in pieces:
+        name = f"<{name}>"
+    return name
+
+
+def _fill(ids: dict[str, int]) -> tuple[Side, ...]:
+    """Lets roles that mark the begin of a text stand for each other, and those that mark its end; the sides that have
+    one. Where there is only one side, its token marks both."""
+    sides = []
+    for side, pair, order in (("end", ("eos", "sep"), 0), ("begin", ("bos", "cls"), 1)):
+        there = [ids[role] for role in pair if role in ids]
+        if there:
+            sides.append(side)
+            for role in pair:
+                ids.setdefault(role, there[0])
+    if sides:
+        only = ids["eos" if "end" in sides else "bos"]
+        for role in ("bos", "cls", "eos", "sep", "unk"):
+            ids.setdefault(role, only)
+    return tuple(sides)
