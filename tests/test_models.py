@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ptjax.config import UserError
-from ptjax.models import BERT, GPT
+from ptjax.models import ALBERT, BERT, ELECTRA, GPT, RoBERTa
 from ptjax.models.heads import init, language_model, new_cache
 from ptjax.types import Mask, TextInput
 
@@ -78,7 +78,8 @@ def test_cache_in_any_pieces(model):
 
 
 def test_published_sizes():
-    """Parameters of the published models, without heads and poolers: Devlin et al., 2019; Radford et al., 2019."""
+    """Parameters of the published models, without heads and poolers, as transformers makes them. The papers round,
+    and count those."""
 
     def millions(config, vocab):
         shapes = jax.eval_shape(
@@ -88,6 +89,15 @@ def test_published_sizes():
 
     assert millions(BERT.preset("base"), 30522) == pytest.approx(108.89, abs=0.01)
     assert millions(BERT.preset("large"), 30522) == pytest.approx(334.09, abs=0.01)
+    assert millions(RoBERTa.preset("base"), 50265) == pytest.approx(124.06, abs=0.01)
+    assert millions(RoBERTa.preset("large"), 50265) == pytest.approx(354.31, abs=0.01)
+    assert millions(ALBERT.preset("base"), 30000) == pytest.approx(11.09, abs=0.01)
+    assert millions(ALBERT.preset("large"), 30000) == pytest.approx(16.63, abs=0.01)
+    assert millions(ALBERT.preset("xlarge"), 30000) == pytest.approx(54.53, abs=0.01)
+    assert millions(ALBERT.preset("xxlarge"), 30000) == pytest.approx(205.81, abs=0.01)
+    assert millions(ELECTRA.preset("small"), 30522) == pytest.approx(13.48, abs=0.01)
+    assert millions(ELECTRA.preset("base"), 30522) == pytest.approx(108.89, abs=0.01)
+    assert millions(ELECTRA.preset("large"), 30522) == pytest.approx(334.09, abs=0.01)
     assert millions(GPT.preset("124M"), 50257) == pytest.approx(124.44, abs=0.01)
     assert millions(GPT.preset("1.5B"), 50257) == pytest.approx(1557.61, abs=0.01)
 
