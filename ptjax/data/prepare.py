@@ -395,11 +395,10 @@ def _index_documents(corpus: Corpus, folder: Path, manifest: Manifest, tokenizer
 
 
 def _finish(corpus: Corpus, folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> dict:
-    """Writes what TFDS wants to know and our metadata; the metadata."""
+    """Writes what TFDS wants to know, then our metadata; the metadata."""
     import tensorflow_datasets as tfds
 
-    vocab = tokenizer.vocab
-    dtype = token_dtype(vocab.size)
+    dtype = token_dtype(tokenizer.vocab.size)
     template = tfds.core.ShardedFileTemplate(
         data_dir=folder, dataset_name="tokens", filetype_suffix="array_record", template=_SHARD_TEMPLATE
     )
@@ -421,12 +420,35 @@ def _finish(corpus: Corpus, folder: Path, manifest: Manifest, tokenizer: Tokeniz
     )
     for name in ("dataset_info.json", "features.json"):
         _write(folder, manifest, name, (folder / name).read_bytes())
+    return _complete(folder, manifest, tokenizer, corpus.block)
+
+
+def write_tokenizer(folder: str | os.PathLike, tokenizer: Tokenizer) -> Corpus:
+    """Makes `folder` a prepared corpus without splits: a tokenizer for a model whose training text is elsewhere.
+
+    Raises UserError where there is a prepared corpus already, or no permission.
+    """
+    folder = Path(folder).expanduser()
+    with _plain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if Manifest.load(folder) is not None:
+            raise UserError(f"{folder} holds a prepared corpus already: choose another folder, or delete this one")
+        manifest = Manifest({"tokenizer": "", "tokenizer.sha256": tokenizer.hash})
+        for name, data in tokenizer.files().items():
+            _write(folder, manifest, name, data)
+        corpus = Corpus(path=str(folder), boundary=tokenizer.boundary_side)
+        _complete(folder, manifest, tokenizer, corpus.block)
+    return corpus
+
+
+def _complete(folder: Path, manifest: Manifest, tokenizer: Tokenizer, block: int) -> dict:
+    vocab = tokenizer.vocab
     keys = ("documents", "tokens", "words", "bytes", "unknown", "shard_blocks")
     metadata = {
         "ptjax": ptjax.__version__,
         "inputs": manifest.inputs,
-        "block": corpus.block,
-        "dtype": dtype.name,
+        "block": block,
+        "dtype": token_dtype(vocab.size).name,
         "tokenizer": {"sha256": tokenizer.hash, "vocab_size": vocab.size},
         "boundary_id": vocab.boundary_id,
         "boundary_side": vocab.boundary_side,
