@@ -9,6 +9,7 @@ from flax import linen as nn
 from typing import Literal
 
 from ptjax.config import Config, UserError
+from ptjax.models.feed_forward import Experts
 from ptjax.types import Array
 
 
@@ -47,6 +48,11 @@ class TextModelConfig(ModelConfig):
     )
     unroll: bool | None = chz.field(default=None, doc="write the layers out; None: on CPUs, where it is 1.3x faster")
     vocab_multiple: int = chz.field(default=128, doc="the vocabulary is padded to a multiple, whatever the mesh")
+    experts: Experts | None = chz.field(
+        default=None,
+        meta_factory=chz.factories.subclass(Experts),
+        doc="Experts: many feed-forward parts, of which a token goes through a few; None: one",
+    )
 
     @chz.validate
     def _sizes(self):
@@ -54,6 +60,8 @@ class TextModelConfig(ModelConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         self.check_heads()
+        if self.experts is not None and not self.mixes:
+            raise ValueError(f"{type(self).__name__} has no experts: leave model.experts=None")
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
@@ -67,7 +75,12 @@ class TextModelConfig(ModelConfig):
     def auxiliary(self) -> dict[str, float]:
         """Coefficients, in what is minimised, of what its layers sow in the collection 'auxiliary' (`nn.Module.sow`).
         What is sown under other names is shown and no more."""
-        return {}
+        return {} if self.experts is None else self.experts.coefficients()
+
+    @property
+    def mixes(self) -> bool:
+        """Whether its feed-forward parts are those of `feed_forward`, and can be experts."""
+        return False
 
     @property
     def memory_length(self) -> int:
@@ -114,10 +127,17 @@ class TextModelConfig(ModelConfig):
         """Matrix-product FLOPs of one forward pass of the body, a token, in rows of `length`.
 
         2 N + 4 layers length width, N = layers (4 width^2 + 2 width hidden); attention is not halved where it is
-        causal (the convention of PaLM, Chowdhery et al., 2022, appendix B). A train step costs three times this.
+        causal (the convention of PaLM, Chowdhery et al., 2022, appendix B). Of experts, those chosen count. A train
+        step costs three times this.
         """
-        kernels = self.layers * (4 * self.width**2 + 2 * self.width * self.hidden)
+        kernels = self.layers * (4 * self.width**2 + self.feed_forward_weights(2))
         return 2.0 * kernels + 4.0 * self.layers * length * self.width
+
+    def feed_forward_weights(self, kernels: int) -> int:
+        """Those by which a token is multiplied in the feed-forward part of a layer: of so many kernels, and of the
+        router where there is one."""
+        size = kernels * self.width * self.hidden
+        return size if self.experts is None else self.experts.chosen * size + self.width * self.experts.count
 
 
 def presets(cls, table: dict[str, dict], name: str, overrides: dict):

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ptjax.models.base import TextModelConfig, gelu, presets
+from ptjax.models.feed_forward import feed_forward
 from ptjax.nn.attention import Attention
 from ptjax.nn.embed import TextEmbed
 from ptjax.nn.linear import Linear
-from ptjax.nn.mlp import Mlp
 from ptjax.nn.norm import layer_norm
 from ptjax.nn.stack import Stack
 from ptjax.partition import constrain
@@ -54,6 +54,10 @@ class BERT(TextModelConfig):
         """Whether all layers have the same parameters."""
         return False
 
+    @property
+    def mixes(self) -> bool:
+        return True
+
     def activation(self, x: Array) -> Array:
         """Of the feed-forward part."""
         return gelu(x)
@@ -73,7 +77,7 @@ class Block(nn.Module):
         c, dtype = self.config, self.config.compute_dtype()
         self.attention = Attention(c.width, c.heads, c.attention_dropout, c.std, c.std, dtype)
         self.attention_norm = layer_norm(c.epsilon, dtype)
-        self.mlp = Mlp(c.width, c.hidden, c.activation, c.std, c.std, dtype)
+        self.mlp = feed_forward(c, c.activation, c.std, c.std)
         self.mlp_norm = layer_norm(c.epsilon, dtype)
         self.drop = nn.Dropout(c.dropout)
 
@@ -81,7 +85,7 @@ class Block(nn.Module):
         drop = lambda y: self.drop(y, deterministic=not train)
         y_BLD, cache = self.attention(x_BLD, mask, cache, train=train)
         x_BLD = self.attention_norm(x_BLD + drop(y_BLD))
-        x_BLD = self.mlp_norm(x_BLD + drop(self.mlp(x_BLD)))
+        x_BLD = self.mlp_norm(x_BLD + drop(self.mlp(x_BLD, mask.valid, train=train)))
         return constrain(x_BLD, "batch", "length", "embed_activation"), cache
 
 

@@ -4,9 +4,9 @@ import chz
 from flax import linen as nn
 
 from ptjax.models.base import TextModelConfig, gelu_tanh, presets
+from ptjax.models.feed_forward import feed_forward
 from ptjax.nn.attention import Attention
 from ptjax.nn.embed import TextEmbed
-from ptjax.nn.mlp import Mlp
 from ptjax.nn.norm import layer_norm
 from ptjax.nn.stack import Stack
 from ptjax.partition import constrain
@@ -37,6 +37,10 @@ class GPT(TextModelConfig):
         """124M, 355M, 774M, 1.5B as published; tiny, mini and small for a laptop."""
         return presets(cls, SIZES, size, overrides)
 
+    @property
+    def mixes(self) -> bool:
+        return True
+
     def build(self, vocab_size: int) -> nn.Module:
         return Body(self, vocab_size)
 
@@ -51,14 +55,14 @@ class Block(nn.Module):
         self.attention_norm = layer_norm(c.epsilon, dtype)
         self.attention = Attention(c.width, c.heads, c.attention_dropout, c.std, out_std, dtype)
         self.mlp_norm = layer_norm(c.epsilon, dtype)
-        self.mlp = Mlp(c.width, c.hidden, gelu_tanh, c.std, out_std, dtype)
+        self.mlp = feed_forward(c, gelu_tanh, c.std, out_std)
         self.drop = nn.Dropout(c.dropout)
 
     def __call__(self, x_BLD: Array, mask, cache: PyTree, train: bool) -> tuple[Array, PyTree]:
         drop = lambda y: self.drop(y, deterministic=not train)
         y_BLD, cache = self.attention(self.attention_norm(x_BLD), mask, cache, train=train)
         x_BLD = x_BLD + drop(y_BLD)
-        x_BLD = x_BLD + drop(self.mlp(self.mlp_norm(x_BLD)))
+        x_BLD = x_BLD + drop(self.mlp(self.mlp_norm(x_BLD), mask.valid, train=train))
         return constrain(x_BLD, "batch", "length", "embed_activation"), cache
 
 

@@ -88,6 +88,9 @@ SIZES = {
     | dict(layers=28, width=3072, heads=24, hidden=8192, scaling=Llama3Scaling(factor=32.0), tied=True),
     "mistral-7B": LLAMA
     | dict(layers=32, width=4096, heads=32, kv_heads=8, hidden=14336, window=4096, max_length=32768),
+    "mixtral-8x7B": LLAMA
+    | dict(layers=32, width=4096, heads=32, kv_heads=8, hidden=14336, theta=1e6, max_length=32768)
+    | dict(experts=Experts(count=8, chosen=2, balance=0.02, router_z=0.0)),
     "qwen2.5-0.5B": QWEN2 | dict(layers=24, width=896, heads=14, kv_heads=2, hidden=4864, tied=True, max_length=32768),
     "qwen2.5-1.5B": QWEN2
     | dict(layers=28, width=1536, heads=12, kv_heads=2, hidden=8960, tied=True, max_length=131072),
@@ -97,6 +100,9 @@ SIZES = {
     "qwen3-1.7B": QWEN3 | dict(layers=28, width=2048, heads=16, hidden=6144, tied=True),
     "qwen3-4B": QWEN3 | dict(layers=36, width=2560, heads=32, hidden=9728, tied=True),
     "qwen3-8B": QWEN3 | dict(layers=36, width=4096, heads=32, hidden=12288),
+    "qwen3-30B-A3B": QWEN3
+    | dict(layers=48, width=2048, heads=32, kv_heads=4, hidden=768)
+    | dict(experts=Experts(count=128, chosen=8, balance=0.001, router_z=0.0)),
 }
 
 

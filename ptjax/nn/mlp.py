@@ -34,7 +34,8 @@ class Mlp(nn.Module):
         self.down = Linear(shape[::-1], names[::-1], self.out_std, **rest)
         self.drop = nn.Dropout(self.dropout)
 
-    def __call__(self, x_BLD: Array, *, train: bool = False) -> Array:
+    def __call__(self, x_BLD: Array, valid_BL: Array | None = None, *, train: bool = False) -> Array:
+        """valid_BL: of no use here; it is there so that `MoE` can stand in its place."""
         h_BLF = self.activation(self.up(x_BLD))
         if self.gated:
             h_BLF = h_BLF * self.gate(x_BLD)

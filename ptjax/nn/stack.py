@@ -45,13 +45,11 @@ class Stack(nn.Module):
         if self.remat != "none":
             # Inside a scan nothing can be merged across layers, so the barriers of prevent_cse only cost.
             step = nn.remat(step, policy=REMAT[self.remat], prevent_cse=self.unroll)
-        if self.shared:
-            params = dict(variable_broadcast="params", split_rngs={"params": False, "dropout": True})
-        else:
-            params = dict(variable_axes={"params": 0, "auxiliary": 0}, split_rngs={"params": True, "dropout": True})
         scan = nn.scan(
             step,
-            **params,
+            variable_axes={"auxiliary": 0} if self.shared else {"params": 0, "auxiliary": 0},
+            variable_broadcast="params" if self.shared else False,
+            split_rngs={"params": not self.shared, "dropout": True},
             in_axes=(0, nn.broadcast),
             out_axes=0,
             length=self.layers,
