@@ -62,8 +62,8 @@ class ElectraNet(nn.Module):
         return self.discriminator_head(self.hidden(inputs, train=train).last)
 
 
-def generator_config(body: TextModelConfig, share: float) -> TextModelConfig:
-    """The body's config with `share` of its width, heads and hidden units, and as many layers.
+def generator_config(body: TextModelConfig, share: float, depth: float = 1.0) -> TextModelConfig:
+    """The body's config with `share` of its width, heads and hidden units, and `depth` of its layers.
 
     Raises UserError where the heads do not divide the width.
     """
@@ -76,12 +76,13 @@ def generator_config(body: TextModelConfig, share: float) -> TextModelConfig:
             f"objective.generator={share:g} of model.width={body.width} and model.heads={body.heads} is {width} units "
             f"for {heads} heads, which do not divide them: {near}/{body.heads} = {near / body.heads:.6g} would fit"
         )
-    return chz.replace(body, width=width, heads=heads, hidden=hidden)
+    layers = max(1, round(depth * body.layers))
+    return chz.replace(body, layers=layers, width=width, heads=heads, hidden=hidden)
 
 
-def electra_net(body: TextModelConfig, vocab_size: int, *, generator: float) -> ElectraNet:
-    """vocab_size: the tokenizer's. generator: its size as a share of the body's. Raises as `generator_config`."""
-    small, padded = generator_config(body, generator), body.padded_vocab(vocab_size)
+def electra_net(body: TextModelConfig, vocab_size: int, *, generator: float, depth: float) -> ElectraNet:
+    """vocab_size: the tokenizer's. generator, depth: shares of the body's sizes. Raises as `generator_config`."""
+    small, padded = generator_config(body, generator, depth), body.padded_vocab(vocab_size)
     projection = None
     if small.table_width != body.table_width:
         shape, dtype = (body.table_width, small.table_width), body.compute_dtype()

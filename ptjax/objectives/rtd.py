@@ -29,12 +29,14 @@ class RTD(MaskedObjective):
     mask_share: float = chz.field(default=0.85, doc="share of the hidden that the generator sees as the mask")
     random_share: float = chz.field(default=0.0, doc="share of the hidden that it sees as a random piece")
     generator: float = chz.field(default=0.25, doc="its width, heads and hidden units as a share of the body's")
+    depth: float = chz.field(default=1.0, doc="its layers as a share of the body's; DeBERTaV3 (He et al., 2023): 0.5")
     coefficient: float = chz.field(default=50.0, doc="of the discriminator's loss; the generator's has 1")
 
     @chz.validate
     def _sizes(self):
-        if not 0 < self.generator <= 1:
-            raise ValueError(f"generator must be in (0, 1], not {self.generator}")
+        for name in ("generator", "depth"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in (0, 1], not {getattr(self, name)}")
         if self.coefficient < 0:
             raise ValueError(f"coefficient must be at least 0, not {self.coefficient}")
 
@@ -48,7 +50,7 @@ class RTD(MaskedObjective):
         return self.most_hidden(length)
 
     def flops_per_row(self, body, length, vocab):
-        small, chosen = generator_config(body, self.generator), self.projected(length)
+        small, chosen = generator_config(body, self.generator, self.depth), self.projected(length)
         head = 2.0 * body.table_width * (small.width + body.padded_vocab(vocab.size))
         generator = length * small.flops_per_token(length) + chosen * head
         if small.table_width != body.table_width:
@@ -76,7 +78,7 @@ class RTD(MaskedObjective):
         return {"generator": batch["weights"].sum(), "discriminator": real.sum().astype(jnp.float32)}
 
     def net(self, body, vocab):
-        return electra_net(body, vocab.size, generator=self.generator)
+        return electra_net(body, vocab.size, generator=self.generator, depth=self.depth)
 
     def losses(self, net, variables, batch: Batch, context: StepContext) -> Losses:
         vocab, original_BL, position_BP = context.vocab, batch["original"], batch["positions"]

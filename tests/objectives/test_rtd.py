@@ -233,9 +233,10 @@ def test_the_generators_size():
     assert (small.width, small.heads, small.hidden, small.layers) == (256, 4, 1024, 12)
     assert generator_config(BERT.preset("tiny"), 0.25).heads == 1
     assert generator_config(base, 1.0) == base
+    assert generator_config(base, 1.0, 0.5) == chz.replace(base, layers=6)  # as DeBERTaV3-base has it
     with pytest.raises(UserError, match="objective.generator=0.3 .* 4/12 = 0.333333 would fit"):
         generator_config(chz.replace(base, width=780), 0.3)
-    for wrong in (dict(generator=0.0), dict(rate=1.5), dict(mask_share=-0.1), dict(coefficient=-1.0)):
+    for wrong in (dict(generator=0.0), dict(depth=1.5), dict(rate=1.5), dict(mask_share=-0.1), dict(coefficient=-1.0)):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             RTD(**wrong)
 
