@@ -10,6 +10,7 @@ Weight decay is part of d, hence scaled by the rate (as in PyTorch), and touches
 
 import abc
 import math
+from typing import Literal
 
 import chz
 import jax
@@ -90,19 +91,23 @@ class Cosine(Linear):
 
 @chz.chz
 class WSD(Linear):
-    """Warm-up, stable, decay: constant, then a straight line over the last steps (Hu et al. 2024; Hagele et al. 2024).
+    """Warm-up, stable, decay: constant, then down over the last steps (Hu et al. 2024; Hagele et al. 2024).
 
     What comes before the cool-down does not depend on the run's length, so one long run serves many budgets.
     """
 
     cooldown: float = chz.field(default=0.2, doc="the decay at the end: a number of steps or, below 1, a fraction")
+    shape: Literal["linear", "1-sqrt"] = chz.field(default="linear", doc="of the decay; 1-sqrt is steeper at first")
 
     @chz.validate
     def _check_cooldown(self):
         _require(self.cooldown >= 0, f"schedule.cooldown={self.cooldown}: must not be negative")
 
     def decay(self, step, warmup, total):
-        return super().decay(step, max(total - _steps(self.cooldown, total), warmup), total)
+        start = max(total - _steps(self.cooldown, total), warmup)
+        if self.shape == "linear":
+            return super().decay(step, start, total)
+        return 1 - (1 - self.final) * jnp.sqrt(_progress(step, start, total))
 
 
 @chz.chz

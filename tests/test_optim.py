@@ -257,6 +257,11 @@ def test_schedules_at_their_key_points():
     np.testing.assert_allclose(
         points(WSD(warmup=0.1, cooldown=0.2), [100, 500, 800, 900, 1000]), [1, 1, 1, 0.5, 0], atol=1e-6
     )
+    np.testing.assert_allclose(
+        points(WSD(warmup=0, cooldown=400, shape="1-sqrt", final=0.1), [0, 600, 700, 1000]),
+        [1, 1, 0.55, 0.1],
+        atol=1e-6,
+    )
     np.testing.assert_allclose(points(InverseSqrt(warmup=99), [99, 399, 9999], 10**5), [1, 0.5, 0.1], rtol=1e-6)
 
 
