@@ -30,6 +30,8 @@ def main(command: cli.Command) -> None:
     run = Run.open(experiment)
     if command.flags.dry_run:
         show.summary(summarize(run))
+        if run.beginning:
+            print(run.beginning)
         return
     state, scores = train(run, workdir)
     # Every process goes on: each may hold a part of the model. Only the first one speaks.

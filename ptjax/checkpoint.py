@@ -14,6 +14,7 @@ array: they come back from the tree that the caller restores into.
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import errno
 import json
 import logging
@@ -170,6 +171,35 @@ class Checkpoints:
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A good step of some run, of which parts are read, for fine-tuning or evaluation; changes nothing there."""
+
+    folder: Path
+    step: int
+
+    @classmethod
+    def find(cls, folder: str | Path, step: int | None = None, on_event: Callable[[str], None] = print) -> "Saved":
+        """folder: of `Checkpoints`. step: None for the last good one. Raises UserError: no checkpoint, damage."""
+        folder = Path(folder).absolute()
+        good, damaged = _find_good(folder, step)
+        if good is None:
+            raise UserError(f"There is no checkpoint in {folder}.")
+        for other, problem in damaged.items():
+            on_event(f"Checkpoint {folder / str(other)} is damaged ({problem}); using step {good}")
+        return cls(folder, good)
+
+    def shapes(self, field: str = "params") -> PyTree:
+        """ShapeDtypeStructs of a field of the state, a nested dict; empty where the state has no such field."""
+        tree = ocp.PyTreeCheckpointHandler().metadata(epath.Path(self.folder / str(self.step))).tree
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree.get(field) or {})
+
+    def read(self, abstract: PyTree, field: str = "params") -> PyTree:
+        """The leaves of `abstract`, a part of the field with shape, dtype and sharding at each leaf. Raises UserError
+        where leaves are not those."""
+        return _read(self.folder / str(self.step), {field: abstract}, partial=True)[field]
+
+
 def restore_params(
     folder: str | Path,
     abstract_params: PyTree,
@@ -178,7 +208,7 @@ def restore_params(
     field: str = "params",
     on_event: Callable[[str], None] = print,
 ) -> PyTree:
-    """The parts `only` of the parameters saved in `folder`, for fine-tuning or evaluation; changes nothing there.
+    """The parts `only` of the parameters saved in `folder`.
 
     Args:
       folder: of `Checkpoints`.
@@ -187,16 +217,16 @@ def restore_params(
       field: of the state: 'params', or 'ema' for their average.
 
     Raises:
-      UserError: no checkpoint, damage, leaves that are not those of `abstract_params`.
+      UserError: no checkpoint, damage, parts that it lacks, leaves that are not those of `abstract_params`.
     """
-    folder = Path(folder).absolute()
-    good, damaged = _find_good(folder, step)
-    if good is None:
-        raise UserError(f"There is no checkpoint in {folder}.")
-    for other, problem in damaged.items():
-        on_event(f"Checkpoint {folder / str(other)} is damaged ({problem}); using step {good}")
-    parts = {part: abstract_params[part] for part in only}
-    return _read(folder / str(good), {field: parts}, partial=True)[field]
+    saved = Saved.find(folder, step, on_event)
+    there = saved.shapes(field)
+    if missing := [part for part in only if part not in there and jax.tree.leaves(abstract_params[part])]:
+        raise UserError(
+            f"The checkpoint {saved.folder / str(saved.step)} has no weights of {' and '.join(missing)}, only of "
+            f"{', '.join(there) or 'nothing'}: a run that begins with it (init_from) trains what is missing"
+        )
+    return saved.read({part: abstract_params[part] for part in only}, field)
 
 
 # Workdirs.
@@ -322,17 +352,23 @@ def _read(folder: Path, abstract: PyTree, partial: bool = False) -> PyTree:
 
 
 def _check_leaves(folder: Path, saved: dict, wanted: dict, partial: bool) -> None:
-    show = lambda x: f"{np.dtype(x.dtype).name}{list(x.shape)}"  # noqa: E731
-    rows = [f"{name}: missing there, {show(x)} here" for name, x in wanted.items() if name not in saved]
-    if not partial:
-        rows += [f"{name}: {show(x)} there, missing here" for name, x in saved.items() if name not in wanted]
-    for name in wanted:
-        if name in saved and show(saved[name]) != show(wanted[name]):
-            rows.append(f"{name}: {show(saved[name])} there, {show(wanted[name])} here")
-    if rows:
-        more = [f"and {len(rows) - 12} more"] if len(rows) > 12 else []
-        listed = "\n".join(f"  {row}" for row in rows[:12] + more)
-        raise UserError(f"The checkpoint {folder} is of another model. Leaves that differ:\n{listed}")
+    if partial:
+        saved = {name: x for name, x in saved.items() if name in wanted}
+    if rows := differing(saved, wanted):
+        raise UserError(f"The checkpoint {folder} is of another model. Leaves that differ:\n{listed(rows)}")
+
+
+def differing(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """A line for each leaf, by path, that has another shape or type there than here, or is on one side only."""
+    show = lambda x: "missing" if x is None else f"{np.dtype(x.dtype).name}{list(x.shape)}"  # noqa: E731
+    rows = [(name, show(there.get(name)), show(here.get(name))) for name in {**here, **there}]
+    return [f"{name}: {one} there, {other} here" for name, one, other in rows if one != other]
+
+
+def listed(rows: Sequence[str]) -> str:
+    """Rows of a message, not too many."""
+    more = [f"and {len(rows) - 12} more"] if len(rows) > 12 else []
+    return "\n".join(f"  {row}" for row in [*rows[:12], *more])
 
 
 def _sharding(x) -> jax.sharding.Sharding:

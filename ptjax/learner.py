@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
@@ -70,11 +71,11 @@ class Learner:
     def tx(self) -> optax.GradientTransformation:
         return self.experiment.optimizer.transform(self.params_shape)
 
-    def init_state(self, seed: Array) -> TrainState:
-        """The state before the first step; seed: u32[]."""
+    def init_state(self, seed: Array, begin: Callable[[PyTree], PyTree] = lambda fresh: fresh) -> TrainState:
+        """The state before the first step. seed: u32[]. begin: the parameters, given fresh ones."""
         e = self.experiment
         key = jax.random.fold_in(jax.random.key(seed), INIT)
-        params = init(self.whole_net, key, e.data.length)
+        params = begin(init(self.whole_net, key, e.data.length))
         guard = None
         if e.skip_non_finite or e.skip_spikes:
             guard = {"norm": jnp.zeros((), jnp.float32), "skipped": jnp.zeros((), jnp.int32)}

@@ -21,9 +21,11 @@ from ptjax.learner import Learner
 from ptjax.logging import Logger, Logging, measure_peak
 from ptjax.loop import Loop, Signals
 from ptjax.models.base import TextModelConfig
+from ptjax.models.heads import logical_axes
 from ptjax.objectives.base import Objective
 from ptjax.optim import AdamW, Optimizer
 from ptjax.types import PyTree, TrainState
+from ptjax.weights import Beginning, Source
 
 
 @chz.chz
@@ -71,6 +73,9 @@ class Experiment(Config):
     )
     data: Data
     steps: int = chz.field(doc="updates in all")
+    init_from: str | None = chz.field(
+        default=None, doc="workdir, or Hugging Face folder, whose weights the run begins with; None: fresh"
+    )
     optimizer: Optimizer = chz.field(
         default_factory=AdamW, meta_factory=chz.factories.subclass(Optimizer, AdamW), doc="AdamW, LAMB, Lion, Muon, SGD"
     )
@@ -124,8 +129,9 @@ class Experiment(Config):
         if self.data.batch_size % parts:
             near = max(self.data.batch_size // parts, 1) * parts
             raise UserError(
-                f"data.batch_size={self.data.batch_size} does not divide into mesh.data * mesh.fsdp = {shards} shards "
-                f"of accumulation={self.accumulation} microbatches: use a multiple of {parts}, such as {near}"
+                f"data.batch_size={self.data.batch_size} does not divide into mesh.data * mesh.fsdp * mesh.expert = "
+                f"{shards} shards of accumulation={self.accumulation} microbatches: use a multiple of {parts}, such "
+                f"as {near}"
             )
 
     def _check_objective(self, objective: Objective) -> None:
@@ -211,10 +217,26 @@ class Run:
         e = self.experiment
         return Pipeline(e.data, name, seed=e.seed, shuffle=shuffle, transforms=e.objective.transforms())
 
+    @functools.cached_property
+    def beginning(self) -> Beginning | None:
+        """What `init_from` names, looked at; None for a fresh run. Raises UserError where it does not fit."""
+        e = self.experiment
+        if e.init_from is None:
+            return None
+        source, axes = Source.open(e.init_from, self.tokenizer), logical_axes(self.learner.whole_net, e.data.length)
+        return source.fit(self.abstract.params, axes, self.learner.vocab.size, e.model)
+
     def init(self) -> TrainState:
-        """A fresh state, made where it will live: no host holds all of it."""
-        seed = np.uint32(self.experiment.seed)
-        return jax.jit(self.learner.init_state, out_shardings=self.shardings)(seed)
+        """The state before the first step, made where it will live: no host holds all of it."""
+        seed, init_state = np.uint32(self.experiment.seed), self.learner.init_state
+        if self.beginning is None:
+            return jax.jit(init_state, out_shardings=self.shardings)(seed)
+        transplant, source = self.beginning.transplant, self.beginning.read(self.shardings.params)
+
+        def begun(seed, source):
+            return init_state(seed, begin=lambda fresh: transplant(source, fresh))
+
+        return jax.jit(begun, out_shardings=self.shardings)(seed, source)
 
     def learner_at(self, step: int) -> Learner:
         """Of the stage that trains step `step`, counted from 0."""
@@ -270,6 +292,8 @@ def train(
         workdir / "checkpoints", experiment.checkpoint.keep, experiment.checkpoint.best, on_event=on_event
     )
     restored = checkpoints.restore(run.abstract)
+    if not restored and run.beginning:
+        on_event(str(run.beginning))
     state, start = restored if restored else (run.init(), 0)
     if start >= experiment.steps:
         on_event(f"Step {start} of {experiment.steps} is done: nothing left to train")

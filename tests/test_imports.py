@@ -45,8 +45,10 @@ LOOP = SHARED | {
     "loop",
     "evaluate",
     "checkpoint",
+    "weights",
 }
 LOOP |= {"optim", "logging", "metrics", "plot"}
+WALL["weights"] = LOOP | {"interop.published"}  # by name alone: which families there are it does not know
 
 
 def modules() -> dict[str, Path]:

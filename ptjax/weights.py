@@ -1,0 +1,276 @@
+"""Weights that a run begins with: those of another run or of a published model, fitted to this one's net.
+
+Where a run's first state comes from, in this order: its own workdir, which goes on; `Experiment.init_from`, the
+parameters that another net has under the same names; fresh ones. Optimizer, step and data begin anew in both.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from ptjax import config as config_lib
+from ptjax.checkpoint import CONFIG, Saved, differing, listed, read_config
+from ptjax.config import UserError
+from ptjax.data.prepare import METADATA
+from ptjax.data.tokenizers import Tokenizer, VocabSpec
+from ptjax.models.base import TextModelConfig
+from ptjax.models.heads import init, logical_axes
+from ptjax.objectives.base import Objective
+from ptjax.types import Array, PyTree
+
+Leaves = dict[str, jax.ShapeDtypeStruct]  # by path, as in "body/embed/tokens"
+
+
+@dataclasses.dataclass(frozen=True)
+class Transplant:
+    """How the parameters of one net become those of another: planned on shapes, then applied to arrays.
+
+    axes: path of each leaf that is taken -> the names of its axes. known: ids of the vocabulary that the source has
+    learned. size: ids of the target's vocabulary; the rows behind are padding.
+    """
+
+    source: Leaves
+    target: Leaves
+    axes: dict[str, tuple[str | None, ...]]
+    known: int
+    size: int
+
+    @classmethod
+    def plan(cls, source: PyTree, target: PyTree, axes: PyTree, *, known: int, size: int) -> "Transplant":
+        """What of the target's parameters the source has.
+
+        All of the body has to be there, no more and no less; of the heads what has the same name and shape. Tables of
+        the vocabulary may differ in rows, and the table of positions may be longer than needed.
+
+        Args:
+          source, target: params, of shapes at least. axes: the names of each axis (`logical_axes`) of the target.
+
+        Raises:
+          UserError: leaves of the body that differ.
+        """
+        there, here = (traverse_util.flatten_dict(tree, sep="/") for tree in (source, target))
+        names = traverse_util.flatten_dict(axes, sep="/")
+        for path in there.keys() & here.keys():
+            for name, rows, wanted in zip(names[path], there[path].shape, here[path].shape):
+                if name == "position" and rows < wanted:
+                    raise UserError(
+                        f"it has {rows} positions, too few for {wanted}: set model.max_length={rows} or less"
+                    )
+                if name == "vocab" and rows < known:
+                    raise UserError(f"{path} has {rows} rows, too few for {known} ids: it had another tokenizer")
+        taken = {path: names[path] for path in here if path in there and _fits(there[path], here[path], names[path])}
+        is_open = lambda path: path in taken or not path.startswith("body/")
+        rows = differing(*({path: x for path, x in leaves.items() if not is_open(path)} for leaves in (there, here)))
+        if rows:
+            raise UserError(f"it is of another model. Leaves that differ:\n{listed(rows)}")
+        return cls(there, here, taken, min(known, size), size)
+
+    def __call__(self, source: PyTree, fresh: PyTree) -> PyTree:
+        """Params of the target: from the source, whose leaves that are not taken may be missing, else from `fresh`.
+        Pure: runs under jit, where what is not fresh is not made."""
+        leaves, there = (traverse_util.flatten_dict(tree, sep="/") for tree in (fresh, source))
+        for path, names in self.axes.items():
+            leaves[path] = self._fitted(there[path], leaves[path], names)
+        return traverse_util.unflatten_dict(leaves, sep="/")
+
+    def _fitted(self, leaf: Array, like: Array, names: tuple[str | None, ...]) -> Array:
+        for axis, name in enumerate(names):
+            rows = like.shape[axis]
+            if name == "vocab" and (self.known < self.size or leaf.shape[axis] != rows):
+                leaf = jnp.moveaxis(self._rows(jnp.moveaxis(leaf, axis, 0), rows), 0, axis)
+            elif name == "position":
+                leaf = jax.lax.slice_in_dim(leaf, 0, rows, axis=axis)
+        return leaf.astype(like.dtype)
+
+    def _rows(self, table: Array, rows: int) -> Array:
+        """Of a table of the vocabulary: new ids get the mean of the known ones, so that at first they change no
+        prediction much (Hewitt, 2021, "Initializing new word embeddings for pretrained language models"); padding is
+        zero."""
+        known = table[: self.known]
+        new = jnp.broadcast_to(known.mean(axis=0), (self.size - self.known, *table.shape[1:]))
+        padding = jnp.zeros((rows - self.size, *table.shape[1:]), table.dtype)
+        return jnp.concatenate([known, new, padding])
+
+    def wanted(self, shardings: PyTree) -> PyTree:
+        """The leaves of the source that are taken, as it has them; where they are to live, by the shardings of the
+        target: a leaf that they do not divide is whole on every device."""
+        where = traverse_util.flatten_dict(shardings, sep="/")
+        leaves = {path: self.source[path] for path in self.axes}
+        leaves = {
+            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_divided(leaf, where[path]))
+            for path, leaf in leaves.items()
+        }
+        return traverse_util.unflatten_dict(leaves, sep="/")
+
+    def __str__(self) -> str:
+        """What is taken, what is fresh, what is left behind, in one line."""
+        parts = lambda paths: dict.fromkeys(path.partition("/")[0] for path in paths)
+        new, behind = self.target.keys() - self.axes.keys(), self.source.keys() - self.axes.keys()
+        words = []
+        for part in parts(self.target):
+            fresh = sorted({path.split("/")[1] for path in new if path.startswith(f"{part}/")})
+            whole = not fresh or not any(path.startswith(f"{part}/") for path in self.axes)
+            words.append(
+                f"{part} {'fresh' if fresh else 'taken'}" if whole else f"{part} taken but for {', '.join(fresh)}"
+            )
+        if left := [part for part in parts(self.source) if part not in parts(self.target) and part in parts(behind)]:
+            words.append(f"{', '.join(left)} left behind")
+        if self.known < self.size:
+            words.append(f"{self.size - self.known} new ids begin as the mean of {self.known}")
+        for path, names in self.axes.items():
+            if "position" in names and self.source[path].shape != self.target[path].shape:
+                axis = names.index("position")
+                words.append(f"{self.target[path].shape[axis]} of {self.source[path].shape[axis]} positions")
+        return "; ".join(words)
+
+
+def _fits(there: jax.ShapeDtypeStruct, here: jax.ShapeDtypeStruct, names: tuple[str | None, ...]) -> bool:
+    if len(there.shape) != len(here.shape):
+        return False
+    able = {"vocab": lambda a, b: True, "position": lambda a, b: a >= b}
+    equal = lambda a, b: a == b
+    return all(able.get(name, equal)(a, b) for a, b, name in zip(there.shape, here.shape, names, strict=True))
+
+
+def _divided(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    try:
+        sharding.shard_shape(leaf.shape)
+    except ValueError:
+        return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return sharding
+
+
+def convert(
+    params: PyTree,
+    source: Objective,
+    target: Objective,
+    model: TextModelConfig,
+    pieces: VocabSpec,
+    seed: int = 0,
+    length: int = 8,
+) -> PyTree:
+    """Parameters of `source`'s net on a body -> those of `target`'s net on the same body: a decoder becomes an encoder,
+    as causal language modelling to masked, and back.
+
+    Which way a body looks is in the mask, the objective's: so its leaves stay as they are, and only heads come and go.
+    Pure. pieces: of the tokenizer. seed: of fresh heads. length: of the row that the net is initialised with.
+
+    Raises:
+      UserError: parameters that are not of this body.
+    """
+    vocab = target.vocabulary(pieces)
+    net = target.net(model, vocab)
+    fresh = jax.eval_shape(lambda: init(net, jax.random.key(0), length))
+    axes, known = logical_axes(net, length), source.vocabulary(pieces).size
+    transplant = Transplant.plan(params, fresh, axes, known=known, size=vocab.size)
+    return jax.jit(lambda params: transplant(params, init(net, jax.random.key(seed), length)))(params)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """Weights in a folder, looked at and not yet read.
+
+    model: their body's config. shapes: params, of ShapeDtypeStructs. known: ids of the vocabulary that they have
+    learned. read: gives the leaves of a tree of ShapeDtypeStructs with shardings.
+    """
+
+    folder: Path
+    model: TextModelConfig
+    shapes: PyTree
+    known: int
+    read: Callable[[PyTree], PyTree]
+
+    @classmethod
+    def open(cls, folder: str | Path, tokenizer: Tokenizer) -> "Source":
+        """The last good checkpoint of a workdir, its average of the parameters where it keeps one; or a folder of
+        Hugging Face's.
+
+        tokenizer: of the run that is to begin with them. Raises UserError: no such folder, or neither of the two;
+        another tokenizer, as far as it is known.
+        """
+        folder = Path(folder).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"init_from={folder}: there is no such folder")
+        try:
+            there = json.loads((folder / CONFIG).read_text())
+        except (OSError, ValueError):
+            there = None
+        if not isinstance(there, dict):
+            raise UserError(
+                f"init_from={folder} is neither the workdir of a run nor a Hugging Face folder: there is no readable "
+                f"{CONFIG} in it"
+            )
+        return _workdir(folder, tokenizer) if "" in there else _published(folder, tokenizer)
+
+    def fit(self, target: PyTree, axes: PyTree, size: int, model: TextModelConfig) -> "Beginning":
+        """What a run begins with whose parameters are `target`, whose vocabulary has `size` ids and whose body is
+        `model`. Raises UserError where the bodies differ."""
+        rows = config_lib.differences(self.model, model)
+        rows = [(f"model.{key}".strip("."), *values) for key, *values in rows if key not in FREE]
+        notes = tuple(f"{key}: {there} there, {here} here" for key, there, here in rows)
+        try:
+            transplant = Transplant.plan(self.shapes, target, axes, known=self.known, size=size)
+        except UserError as error:
+            advice = f"\nConfigs differ in\n{listed(notes)}" if notes else ""
+            raise UserError(f"init_from={self.folder} does not fit: {error}{advice}") from None
+        return Beginning(self, transplant, notes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Beginning:
+    """A source and how its weights become those of a run. notes: where the config of the body is another."""
+
+    source: Source
+    transplant: Transplant
+    notes: tuple[str, ...]
+
+    def read(self, shardings: PyTree) -> PyTree:
+        """The weights that `transplant` takes. shardings: of the run's params."""
+        return self.source.read(self.transplant.wanted(shardings))
+
+    def __str__(self) -> str:
+        return "; ".join([f"Begins with the weights of {self.source.folder}: {self.transplant}", *self.notes])
+
+
+# Fields of a model that say how to train or compute, not what weights mean; sizes show in shapes.
+FREE = (
+    "dropout",
+    "attention_dropout",
+    "std",
+    "position_std",
+    "dtype",
+    "remat",
+    "unroll",
+    "vocab_multiple",
+    "max_length",
+)
+
+
+def _workdir(folder: Path, tokenizer: Tokenizer) -> Source:
+    experiment = config_lib.from_json(read_config(folder))
+    if not hasattr(experiment, "objective"):
+        raise UserError(f"init_from={folder}: its {CONFIG} is of a {type(experiment).__name__}, not of a run")
+    corpus = Path(experiment.data.corpus.path).expanduser() / METADATA
+    if corpus.is_file() and json.loads(corpus.read_text())["tokenizer"]["sha256"] != tokenizer.hash:
+        raise UserError(
+            f"init_from={folder} was trained with the tokenizer of {corpus.parent}, which is not {tokenizer.path}: "
+            "prepare the corpus with that tokenizer"
+        )
+    saved = Saved.find(folder / "checkpoints")
+    field = "ema" if saved.shapes("ema") else "params"
+    known = experiment.objective.vocabulary(tokenizer.vocab).size
+    return Source(folder, experiment.model, saved.shapes(field), known, lambda tree: saved.read(tree, field))
+
+
+def _published(folder: Path, tokenizer: Tokenizer) -> Source:
+    from ptjax.interop.published import look  # here: the loop knows no families
+
+    found = look(folder)
+    shapes = traverse_util.unflatten_dict(found.shapes, sep="/")
+    read = lambda tree: found.params(jax.tree.map(lambda x: x.sharding, tree))
+    return Source(folder, found.config, shapes, found.rows, read)
