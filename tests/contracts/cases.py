@@ -22,6 +22,8 @@ from ptjax.train import Experiment
 
 SIZE = dict(layers=2, unroll=False, width=32, heads=2, hidden=64, max_length=64, dropout=0.0, attention_dropout=0.0)
 SETTINGS = {
+    "ALBERT": dict(embedding=16),
+    "ELECTRA": dict(embedding=16),
     "Mixed": dict(mixture=(Part(objective=MLM(), weight=2.0), Part(objective=CausalLM(), weight=1.0))),
     "Llama": dict(kv_heads=4, head_dim=8, qkv_bias=True, qk_norm=True, scaling=LinearScaling(factor=2.0)),
     "ModernBERT": dict(window=8),
@@ -55,17 +57,17 @@ PAIRS = [
     ("PrefixLM", "BERT"),
     ("Hybrid", "GPT"),
     ("MaskedDiffusion", "BERT"),
-    ("RTD", "BERT"),
+    ("RTD", "ELECTRA"),
     ("MLM", "DeBERTa"),
     ("MLM", "ModernBERT"),
     ("NSP", "BERT"),
-    ("SOP", "GPT"),
+    ("SOP", "ALBERT"),
     ("PLM", "XLNet"),
     ("SpanCorruption", "T5"),
     ("UL2", "GPT"),
     ("Mixed", "GPT"),
     ("Schedule", "BERT"),
-    ("mlm-whole-words", "BERT"),
+    ("mlm-whole-words", "RoBERTa"),
     ("causal-regularised", "GPT"),
 ]
 
