@@ -3,6 +3,7 @@
 What is read is proven first (`look`), and what is written is written whole or not at all. Both go tensor by tensor.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Collection, Iterable
@@ -104,7 +105,7 @@ def save(
     if unknown := parts - held:
         raise UserError(f"there is no {' and no '.join(sorted(unknown))} here: parts are {', '.join(sorted(held))}")
     leaves = {path: leaf for path, leaf in leaves.items() if path.partition("/")[0] in parts}
-    shapes = leaf_shapes(family, config, table, parts & set(table.parts()), rows)
+    shapes = leaf_shapes(family, config, parts & set(table.parts()), rows)
     entries = [entry for entry in table.entries if entry.top in parts]
     _check_leaves(family, entries, leaves, shapes)
     architecture, expected = _choose(family, table, parts)
@@ -130,11 +131,9 @@ def _check_target(folder: Path) -> None:
     """Raises UserError where something is there that a folder of ours would replace."""
     if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
         return
-    try:
-        if "ptjax_version" in read_json(folder / CONFIG):
+    with contextlib.suppress(UserError):
+        if folder.is_dir() and "ptjax_version" in read_json(folder / CONFIG):
             return
-    except UserError:
-        pass
     raise UserError(f"{folder} holds something that ptjax did not write: name another folder, or move it away")
 
 

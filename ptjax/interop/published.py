@@ -5,6 +5,7 @@ made where they will live, tensor by tensor: nobody holds a second copy of the m
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Collection, Iterable
@@ -43,7 +44,7 @@ class Published:
 
     theirs: config.json. architecture: as it says, or "". rows: of their vocabulary. vocab_size: ids of ours.
     shapes: path of a leaf ("body/embed/tokens") -> ShapeDtypeStruct, for all that `params` gives.
-    left_out: names of tensors that nothing is made of.
+    left_out: names of tensors that nothing is made of. entries: of the name table, those of `shapes`.
     """
 
     family: Family
@@ -55,7 +56,7 @@ class Published:
     shapes: dict[str, jax.ShapeDtypeStruct]
     left_out: tuple[str, ...]
     _tensors: Tensors
-    _entries: tuple[Entry, ...]
+    entries: tuple[Entry, ...]
     _names: dict[str, str]  # as the table writes them -> as they are in the files
 
     @property
@@ -73,10 +74,10 @@ class Published:
             dict.fromkeys(self.shapes, here) if shardings is None else traverse_util.flatten_dict(shardings, sep="/")
         )
         leaves = {}
-        for entry in self._entries:
+        for entry in self.entries:
             if entry.ours in where:
-                leaf = _Leaf(self, entry)
-                leaves[entry.ours] = jax.make_array_from_callback(leaf.shape, where[entry.ours], leaf.values)
+                shape, values = self.shapes[entry.ours].shape, Values(self, entry)
+                leaves[entry.ours] = jax.make_array_from_callback(shape, where[entry.ours], values)
         return traverse_util.unflatten_dict(leaves, sep="/")
 
     def read(self, name: str) -> np.ndarray:
@@ -116,7 +117,7 @@ def look(
     entries = tuple(entry for entry in table.entries if entry.top in parts)
     left_out = names.check(source, family, architecture, entries, only is not None)
     vocab_size = vocab_size or rows
-    shapes = leaf_shapes(family, config, table, parts, vocab_size)
+    shapes = leaf_shapes(family, config, frozenset(parts), vocab_size)
     used = {names.there[name]: entry for entry in entries for _, name in entry.tensors()}
     wrong = []
     for name, entry in used.items():
@@ -257,31 +258,32 @@ def _mean(tensor: np.ndarray) -> np.ndarray:
     return np.asarray(total / len(tensor), np.float32)
 
 
+@functools.lru_cache(maxsize=16)  # tracing a net takes a second
 def leaf_shapes(
-    family: Family, config: TextModelConfig, table: Table, parts: Collection[str], vocab_size: int
+    family: Family, config: TextModelConfig, parts: frozenset[str], vocab_size: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Path -> shape of every leaf of `parts`."""
+    """Path -> shape of every leaf of `parts`, which the family's table has."""
     leaves: dict[str, jax.ShapeDtypeStruct] = {}
     for net in family.nets(config, VocabSpec.synthetic(max(vocab_size, 8))):
         tree = jax.eval_shape(lambda: init(net, jax.random.key(0), min(config.max_length, 8)))
         leaves |= traverse_util.flatten_dict({part: tree[part] for part in tree.keys() & parts}, sep="/")
-    named = sorted(entry.ours for entry in table.entries if entry.top in parts)
+    named = sorted(entry.ours for entry in family.table(config).entries if entry.top in parts)
     assert named == sorted(leaves), f"table of {family.model_type}: {sorted(set(named) ^ leaves.keys())}"
     return leaves
 
 
-class _Leaf:
-    """One leaf of ours, as its values are asked for by those who will hold them."""
+class Values:
+    """Of one leaf of ours, as they are asked for by the devices that will hold them."""
 
     def __init__(self, model: Published, entry: Entry):
         self._model, self._entry = model, entry
-        self.shape = model.shapes[entry.ours].shape
+        self._shape = model.shapes[entry.ours].shape
         self._mean: np.ndarray | None = None
 
-    def values(self, index: tuple[slice, ...]) -> np.ndarray:
-        """f32 of self.shape[index]. Reads nothing else."""
-        entry, inner = self._entry, self.shape[self._entry.stacked :]
-        spans = [range(size)[part] for size, part in zip(self.shape, index, strict=True)]
+    def __call__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """f32 of leaf[index]. Reads nothing else."""
+        entry, inner = self._entry, self._shape[self._entry.stacked :]
+        spans = [range(size)[part] for size, part in zip(self._shape, index, strict=True)]
         result = np.zeros([len(span) for span in spans], np.float32)
         lead, rest = spans[: entry.stacked], spans[entry.stacked :]
         for position, name in entry.tensors():
