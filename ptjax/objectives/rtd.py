@@ -22,8 +22,8 @@ class RTD(MaskedObjective):
 
     Both read one embedding, of tokens, positions and types alike, and no gradient passes through the samples. As in the
     authors' code the generator sees 85 % of the hidden as the mask and the others as they are, and all of them are
-    sampled. Unlike there, special ids are never drawn, and the generator has the embedding norm and dropout of its own
-    body, behind the projection to its width: there one norm serves both, before it.
+    sampled. Unlike there, special ids are never drawn, and the generator has an embedding norm of its own, where there
+    one serves both. The paper's body is `ELECTRA`; another's generator reads its embedding projected to its own width.
     """
 
     mask_share: float = chz.field(default=0.85, doc="share of the hidden that the generator sees as the mask")
