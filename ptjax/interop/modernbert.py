@@ -33,6 +33,8 @@ FIXED = {
     "classifier_bias": False,
     "decoder_bias": True,
 }
+# Which tokens are special the tokenizer says; transformers would take those of the published vocabulary.
+IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 # The kind of a layer -> our base of its rotary wavelengths, and transformers' before version 5, with its default.
 THETAS = {
     "full_attention": ("global_theta", "global_rope_theta", 160_000.0),
@@ -72,7 +74,7 @@ class ModernBert(Family):
             "layer_types": _kinds(config.layers, config.every),
             "rope_parameters": {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in thetas.items()},
         }
-        return fields | FIXED | before | after | {"vocab_size": rows}
+        return fields | FIXED | dict.fromkeys(IDS) | before | after | {"vocab_size": rows}
 
     def table(self, config: ModernBERT) -> Table:
         entries = [
