@@ -260,11 +260,12 @@ class Run:
         config = self.experiment.mesh
         return partition.compile_step(step, self.mesh, config.rules, shardings, out, config.layout, donate)
 
-    def restore_params(self, workdir: str | Path, step: int | None = None) -> PyTree:
-        """What is evaluated of a run: the parameters of its last good checkpoint, or of `step`, or their average."""
+    def restore_params(self, workdir: str | Path, step: int | None = None, only: Sequence[str] | None = None) -> PyTree:
+        """What is evaluated of a run: the parameters of its last good checkpoint, or of `step`, or their average.
+        only: parts of them, such as 'body'; None: all."""
         field = "params" if self.experiment.ema is None else "ema"
         abstract = self.abstract.params
-        return restore_params(Path(workdir) / "checkpoints", abstract, step, only=tuple(abstract), field=field)
+        return restore_params(Path(workdir) / "checkpoints", abstract, step, tuple(only or abstract), field)
 
     def evaluate(self, params: PyTree, split: str = "validation", batches: int | None = None) -> dict[str, float]:
         """Means over a split of the prepared data, every row once: loss, perplexity, accuracy, bits a byte."""

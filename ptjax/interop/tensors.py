@@ -82,8 +82,8 @@ class Tensors(Mapping[str, Tensor]):
         return raw.view(np.ndarray).view(dtype).reshape(tensor.shape)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a stranger's file. Raises UserError for anything else."""
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The JSON object (or list) in a stranger's file. Raises UserError for anything else."""
     try:
         if path.stat().st_size > _MAX_JSON:
             raise UserError(f"{path} is larger than {_MAX_JSON >> 20} MiB, which no such file is")
@@ -92,8 +92,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"There is no {path}: a folder of Hugging Face's has one") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__}, and not a JSON object")
+    if not isinstance(found, kind):
+        raise UserError(f"{path} holds a {type(found).__name__}, where a {kind.__name__} is wanted")
     return found
 
 
