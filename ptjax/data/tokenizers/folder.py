@@ -49,6 +49,9 @@ def _find(path: Path) -> Path:
     stored = path / ROLES_FILE
     if stored.is_file():
         return path / Roles.from_json(stored).file
+    own = path / sentencepiece.MODEL
+    if own.is_file() and _is_own(own, _read(own)):  # a tokenizer.json beside it was made from it
+        return own
     for name in (*MAIN_FILES, "vocab.json", "vocab.txt"):
         if (path / name).is_file():
             return path / name
@@ -68,6 +71,8 @@ def _read(file: Path) -> bytes:
 
 def _is_own(file: Path, data: bytes) -> bool:
     """Whether ptjax trained this SentencePiece model."""
+    if data[:1] == b"{":  # another format of that name
+        return False
     reader = sentencepiece.processor(file, data)
     first = list(range(min(len(CONTROL_PIECES), reader.get_piece_size())))
     return tuple(reader.id_to_piece(first)) == CONTROL_PIECES

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ptjax.config import UserError
+from ptjax.data.tokenizers import export
 from ptjax.data.tokenizers.base import Tokenizer, write_files
 from ptjax.data.tokenizers.roles import ROLES_FILE, Roles, Settings, find_roles, parse
 from ptjax.data.tokenizers.sentencepiece import SPACE, marked_tables
@@ -84,7 +85,12 @@ class HuggingFaceTokenizer(Tokenizer):
         return {**self._others, ROLES_FILE: self.roles.to_json(), TOKENIZER_JSON: self._data}
 
     def export(self, folder: str | os.PathLike, *, added: bool = False) -> list[str]:
-        return write_files(folder, {**self._others, TOKENIZER_JSON: self._data})
+        """As it was published; where tokens are `added` to it, ids that it leaves free before them get some, too."""
+        files = export.settings("PreTrainedTokenizerFast", self.roles, self._others, added)
+        free = len(self._reader.get_vocab(with_added_tokens=True))
+        if added and self.roles.size > self.roles.rows:
+            files[TOKENIZER_JSON] = export.with_pieces(self._tokenizer, self.roles.pieces_from(free))
+        return write_files(folder, {TOKENIZER_JSON: self._data} | files)
 
 
 def read(path: str | os.PathLike, data: bytes | str):
@@ -134,15 +140,15 @@ def published_roles(path: str | os.PathLike, data: bytes, settings: Settings) ->
 
 
 def _text_only(tokenizer: dict[str, Any], special: set[int]) -> str:
-    """The tokenizer.json of the same ids whose special pieces no text can give: a space stands in their names, which
-    every kind of tokenizer writes otherwise before it looks for pieces."""
+    """The tokenizer.json of the same ids whose special pieces no text can give: in their names stand a space, which
+    most tokenizers write otherwise before they look for pieces, and a code point that is no character."""
     model = dict(tokenizer["model"])
     vocabulary = model["vocab"]
     if isinstance(vocabulary, dict):
-        hidden = {piece: f" {i}" for piece, i in vocabulary.items() if i in special}
+        hidden = {piece: f"\U0010ffff {i}" for piece, i in vocabulary.items() if i in special}
         model["vocab"] = {hidden.get(piece, piece): i for piece, i in vocabulary.items()}
     else:
-        hidden = {piece: f" {i}" for i, (piece, _) in enumerate(vocabulary) if i in special}
+        hidden = {piece: f"\U0010ffff {i}" for i, (piece, _) in enumerate(vocabulary) if i in special}
         model["vocab"] = [[hidden.get(piece, piece), score] for piece, score in vocabulary]
     if model.get("unk_token") in hidden:
         model["unk_token"] = hidden[model["unk_token"]]
@@ -177,7 +183,7 @@ def _kind(tokenizer: dict[str, Any], path: str | os.PathLike = "tokenizer.json")
         return "wordpiece"
     if "ByteLevel" in types:
         return "bytes"
-    if SPACE in json.dumps(steps, ensure_ascii=False):
+    if SPACE in json.dumps(steps, ensure_ascii=False) or "ByteFallback" in types:
         return "marked"
     raise UserError(
         f"{path} is a {model.get('type')} tokenizer that ptjax does not know: it knows WordPiece, byte-level BPE, and "

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import json
 import os
 import re
 import unicodedata
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ptjax.config import UserError
+from ptjax.data.tokenizers import export
 from ptjax.data.tokenizers.base import Tokenizer, write_files
 from ptjax.data.tokenizers.roles import ROLES_FILE, Roles, Settings, find_roles
 from ptjax.data.tokenizers.sentencepiece import marked_tables, processor
@@ -24,27 +26,30 @@ MODELS = ("spiece.model", "spm.model", "tokenizer.model", "sentencepiece.bpe.mod
 class Family:
     """What the published tokenizer does beyond the model file, in transformers.
 
-    before, behind: roles that frame a text. mask: a piece that comes behind the model's. sentinels: T5's extra ids
-    behind the model's pieces, the last one first. plain: `` and '' become ", accents are taken off. lower: letters,
-    unless the settings say otherwise. fairseq: ids are one higher than the model's, but for the first four.
+    transformers: name of its class. before, behind: roles that frame a text. mask: a piece that comes behind the
+    model's. sentinels: T5's extra ids behind the model's pieces, the last one first. spaced: runs of white space become
+    one space. plain: `` and '' become ", accents are taken off. lower: letters, unless the settings say otherwise.
+    fairseq: ids are one higher than the model's, but for the first four.
     """
 
+    transformers: str
     before: tuple[str, ...] = ()
     behind: tuple[str, ...] = ()
     mask: str | None = None
     sentinels: int = 0
+    spaced: bool = False
     plain: bool = False
     lower: bool = False
     fairseq: bool = False
 
 
 FAMILIES = {
-    "t5": Family(behind=("eos",), sentinels=100),
-    "albert": Family(before=("cls",), behind=("sep",), plain=True, lower=True),
-    "xlnet": Family(behind=("sep", "cls"), plain=True),
-    "deberta": Family(before=("cls",), behind=("sep",), mask="[MASK]"),
-    "xlmroberta": Family(before=("bos",), behind=("eos",), mask="<mask>", fairseq=True),
-    "llama": Family(before=("bos",)),
+    "t5": Family("T5Tokenizer", behind=("eos",), sentinels=100),
+    "albert": Family("AlbertTokenizer", before=("cls",), behind=("sep",), plain=True, lower=True),
+    "xlnet": Family("XLNetTokenizer", behind=("sep", "cls"), plain=True),
+    "deberta": Family("DebertaV2Tokenizer", before=("cls",), behind=("sep",), mask="[MASK]", spaced=True),
+    "xlmroberta": Family("XLMRobertaTokenizer", before=("bos",), behind=("eos",), mask="<mask>", fairseq=True),
+    "llama": Family("LlamaTokenizer", before=("bos",)),
 }
 
 
@@ -77,6 +82,8 @@ class PublishedSentencePiece(Tokenizer):
         return [self._number[ids] for ids in self._reader.encode(texts, return_type="numpy", num_threads=1)]
 
     def _cleaned(self, text: str) -> str:
+        if self._family.spaced:
+            text = unicodedata.normalize("NFC", re.sub(r"\s{2,}|[\n\r\t]", " ", text)).rstrip()
         if self._family.plain:
             text = unicodedata.normalize("NFKD", text.replace("``", '"').replace("''", '"'))
             text = "".join(c for c in text if not unicodedata.combining(c))
@@ -118,7 +125,15 @@ class PublishedSentencePiece(Tokenizer):
         return {**self._others, ROLES_FILE: self.roles.to_json(), self.roles.file: self._data}
 
     def export(self, folder: str | os.PathLike, *, added: bool = False) -> list[str]:
-        return write_files(folder, {**self._others, self.roles.file: self._data})
+        """As it was published; where tokens are `added` to it, ids that it leaves free before them get some, too."""
+        files = export.settings(self._family.transformers, self.roles, self._others, added)
+        if added and self.roles.size > self.roles.rows:
+            token = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+            pieces = self.roles.pieces_from(int(self._number.max()) + 1)
+            decoder = {str(i): {"content": piece} | token for i, piece in pieces.items()}
+            config = json.loads(files[export.TOKENIZER_CONFIG]) | {"added_tokens_decoder": decoder}
+            files[export.TOKENIZER_CONFIG] = export.to_json(config)
+        return write_files(folder, {self.roles.file: self._data} | files)
 
 
 def published_roles(path: Path, data: bytes, settings: Settings) -> Roles:
@@ -133,6 +148,7 @@ def published_roles(path: Path, data: bytes, settings: Settings) -> Roles:
     special = {number[i] for i in range(count) if reader.is_control(i) or reader.is_unknown(i) or reader.is_unused(i)}
     if family.fairseq:
         pieces["<pad>"] = 1
+        special.add(1)
     said = settings.tokenizer.get("extra_ids")
     sentinels = said if isinstance(said, int) and 0 <= said < 1000 else family.sentinels
     if any(piece.startswith("<extra_id_") for piece, _ in settings.numbered().values()):

@@ -31,7 +31,8 @@ _USUAL = {
 class Roles:
     """ids: of each role. special: ids that are no text, names: what their pieces are called, where there is one.
     rows: of the published table. size: rows, and the ids that are added behind. sides: of a document, on which a
-    boundary can stand. before, behind: ids that frame a text that stands alone. file: name of the tokenizer's own.
+    boundary can stand. named: roles that have a piece of their own there; another one's piece stands for the others.
+    before, behind: ids that frame a text that stands alone. file: name of the tokenizer's own.
     family: of a SentencePiece model. lower: whether that family lower-cases here.
     """
 
@@ -41,6 +42,7 @@ class Roles:
     rows: int
     size: int
     sides: tuple[Side, ...]
+    named: tuple[str, ...]
     before: tuple[int, ...] = ()
     behind: tuple[int, ...] = ()
     file: str = ""
@@ -58,6 +60,10 @@ class Roles:
             "added": self.size - self.rows,
         }
 
+    def pieces_from(self, first: int) -> dict[int, str]:
+        """id -> name of each id from `first` on, which are all special; made up where an id has none."""
+        return {i: self.names.get(i, f"<unused_{i}>") for i in range(first, self.size)}
+
     def is_special(self) -> np.ndarray:
         """bool[size]"""
         result = np.zeros(self.size, bool)
@@ -72,10 +78,11 @@ class Roles:
         try:
             fields = json.loads(path.read_text())
             fields["names"] = {int(i): name for i, name in fields["names"].items()}
-            tuples = {name: tuple(fields[name]) for name in ("special", "sides", "before", "behind")}
+            tuples = {name: tuple(fields[name]) for name in ("special", "sides", "named", "before", "behind")}
+            assert Path(fields["file"]).name == fields["file"], "a file of another folder"
             return cls(**fields | tuples)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"{path} is damaged ({error}): restore it, or import the tokenizer again") from None
+        except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+            raise UserError(f"{path} is damaged ({error!r}): restore it, or import the tokenizer again") from None
 
     def side(self, wanted: Side | None, path: object) -> Side:
         """`wanted`, or without one the side that there is. Raises UserError where this tokenizer has no such token."""
@@ -191,13 +198,13 @@ def find_roles(
         usual = [pieces[piece] for piece in _USUAL[role] if pieces.get(piece) in special]
         if role not in ids and usual:
             ids[role] = usual[0]
+    named, size = tuple(ids), rows
     sides = _fill(ids)
-    size = rows
     others = {ids[role] for role in ids if role not in ("pad", "mask")}
     if ids.get("mask") in others:
         clash = ", ".join(role for role in ids if ids[role] == ids["mask"])
         raise UserError(f"{settings.folder}: one piece of the tokenizer is {clash} at once, which cannot be told apart")
-    if ids.get("pad") in others | {ids.get("mask")}:
+    if "pad" in ids and ids["pad"] in others | {ids.get("mask")}:
         del ids["pad"]  # it must not stand in a text
     for role in ("eos", "pad", "mask"):
         if role not in ids:
@@ -210,7 +217,7 @@ def find_roles(
         ids.setdefault(role, ids["eos"])
     special |= set(ids.values()) | (set(range(size)) - set(pieces.values()))
     names = {i: piece for piece, i in pieces.items() if i in special}
-    return Roles(ids, names, tuple(sorted(special)), rows, size, sides)
+    return Roles(ids, names, tuple(sorted(special)), rows, size, sides, named)
 
 
 def _new_name(role: str, pieces: Mapping[str, int]) -> str:

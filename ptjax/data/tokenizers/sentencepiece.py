@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from ptjax.config import UserError
+from ptjax.data.tokenizers import export
 from ptjax.data.tokenizers.base import Tokenizer, write_files
+from ptjax.data.tokenizers.roles import ROLES
 from ptjax.data.tokenizers.vocab import CONTROL_PIECES, Side, VocabSpec, text_tables
 
 MODEL = "tokenizer.model"
@@ -158,7 +160,16 @@ class SentencePieceTokenizer(Tokenizer):
         return {MODEL: self._model}
 
     def export(self, folder: str | os.PathLike, *, added: bool = False) -> list[str]:
-        return write_files(folder, self.files())
+        """The model, and where it can be said in that format a tokenizer.json (see `export.of_sentencepiece`)."""
+        vocab = self.vocab
+        roles = {role: getattr(vocab, f"{role}_id") for role in ROLES}
+        pieces = dict(zip(roles, self.pieces(roles.values())))
+        begin = pieces["bos"] if self.boundary_side == "begin" else None
+        files = self.files()
+        if (data := export.of_sentencepiece(self._model, begin)) is not None:
+            files["tokenizer.json"] = data
+            files[export.TOKENIZER_CONFIG] = export.tokenizer_config("PreTrainedTokenizerFast", pieces)
+        return write_files(folder, files)
 
 
 def processor(path: str | os.PathLike, model: bytes):
@@ -174,7 +185,7 @@ def processor(path: str | os.PathLike, model: bytes):
 
 
 def marked_tables(pieces: Sequence[str], special: np.ndarray, byte: np.ndarray) -> dict[str, np.ndarray]:
-    """`text_tables` of pieces that write a space as '▁' and a byte as '<0x0A>'. special, byte: bool[size]."""
+    """`text_tables` of pieces that write a space as '▁' (or ' ') and a byte as '<0x0A>'. special, byte: bool[size]."""
     texts = [chr(int(piece[3:5], 16)) if byte[i] else piece.replace(SPACE, " ") for i, piece in enumerate(pieces)]
     sizes = np.where(byte, 1, [len(text.encode()) for text in texts])
-    return text_tables(texts, special, byte, np.array([piece.startswith(SPACE) for piece in pieces]), sizes)
+    return text_tables(texts, special, byte, ~byte & np.array([text.startswith(" ") for text in texts]), sizes)
