@@ -154,6 +154,15 @@ class Subject:
         length = min(fitting(self.objective, 8), self.length)
         return Subject(chz.replace(self.experiment, data=chz.replace(self.experiment.data, length=length)), self.pieces)
 
+    @functools.cached_property
+    def without_auxiliary(self) -> "Subject | None":
+        """The same with coefficients 0 of what its experts add to the loss; None for other such losses than theirs."""
+        model = self.experiment.model
+        if model.experts is None:
+            return None
+        model = chz.replace(model, experts=chz.replace(model.experts, balance=0.0, router_z=0.0))
+        return Subject(chz.replace(self.experiment, model=model), self.pieces)
+
     # Rows.
 
     @functools.cached_property

@@ -40,17 +40,19 @@ class MoE(nn.Module):
 
     def setup(self):
         self.router = Linear((self.width, self.count), ("embed", "router"), self.std, use_bias=False)
-        sizes = self.count, self.width, self.hidden, self.std, self.out_std
-        self.experts = Experts(*sizes, self.activation, self.gated, self.dtype)
+        self.experts = Experts(self.count, self.width, self.hidden, self.gated, self.std, self.out_std, self.dtype)
 
     def __call__(self, x_BLD: Array, valid_BL: Array | None = None, *, train: bool = False) -> Array:
         """valid_BL: bool, False at padding; None: all are real."""
-        logits_BLE = self.router(x_BLD.astype(jnp.float32))
+        logits_BLE, (kernels, names) = self.router(x_BLD.astype(jnp.float32)), self.experts()
+        if self.is_initializing():
+            return x_BLD  # the parameters are made, of one row that no mesh divides
         weight_BLK, index_BLK = per_row(self._choose, logits_BLE)
         if self.is_mutable_collection("auxiliary"):
             for name, value in router_losses(logits_BLE, index_BLK, valid_BL).items():
                 self.sow("auxiliary", name, value)
-        return self.experts(x_BLD, index_BLK, weight_BLK.astype(self.dtype))
+        rows = x_BLD.astype(self.dtype), index_BLK, weight_BLK.astype(self.dtype)
+        return per_expert(self._answer, rows, kernels, names)
 
     def _choose(self, logits_BLE: Array) -> tuple[Array, Array]:
         """Weights and numbers of the chosen experts, [B, L, K] each."""
@@ -58,6 +60,21 @@ class MoE(nn.Module):
         if self.renormalise:
             weight_BLK = weight_BLK / weight_BLK.sum(axis=-1, keepdims=True)
         return weight_BLK, index_BLK
+
+    def _answer(self, rows: tuple[Array, Array, Array], kernels: dict[str, Array], first: Array) -> Array:
+        """Of experts `first` and up, as many as there are kernels; nothing of the others."""
+        x_BLD, index_BLK, weight_BLK = rows
+        x_ND, index_NK = x_BLD.reshape(-1, x_BLD.shape[-1]), index_BLK.reshape(-1, index_BLK.shape[-1])
+        block = block_size(index_NK.size, self.count)
+        slot_M, source_S, expert_G, used = arranged(index_NK.reshape(-1) - first, len(kernels["up"]), block)
+        x_GSD = x_ND[source_S // index_NK.shape[1]].reshape(len(expert_G), block, -1)
+        h_GSF = self.activation(grouped(x_GSD, kernels["up"], expert_G, used))
+        if self.gated:
+            h_GSF = h_GSF * grouped(x_GSD, kernels["gate"], expert_G, used)
+        y_GSD = grouped(h_GSF, kernels["down"], expert_G, used)
+        y_MD = y_GSD.reshape(-1, y_GSD.shape[-1]).at[slot_M].get(mode="fill", fill_value=0)
+        y_NKD = y_MD.reshape(*index_NK.shape, -1)
+        return jnp.einsum("nkd,nk->nd", y_NKD, weight_BLK.reshape(index_NK.shape)).reshape(x_BLD.shape)
 
 
 def router_losses(logits_BLE: Array, index_BLK: Array, valid_BL: Array | None) -> dict[str, Array]:
@@ -89,50 +106,33 @@ class Kernel(nn.Module):
 
 
 class Experts(nn.Module):
-    """What the chosen experts say of each token."""
+    """The kernels of all experts, by name, and the names of their axes."""
 
     count: int
     width: int
     hidden: int
+    gated: bool
     std: float
     out_std: float
-    activation: Callable[[Array], Array]
-    gated: bool
     dtype: jnp.dtype
 
     def setup(self):
-        into = (self.count, self.width, self.hidden), ("experts", "embed", "mlp"), self.std, self.dtype
-        back = (self.count, self.hidden, self.width), ("experts", "mlp", "embed"), self.out_std, self.dtype
-        self.up, self.down = Kernel(*into), Kernel(*back)
+        into, back = ("experts", "embed", "mlp"), ("experts", "mlp", "embed")
+        self.up = Kernel((self.count, self.width, self.hidden), into, self.std, self.dtype)
         if self.gated:
-            self.gate = Kernel(*into)
+            self.gate = Kernel((self.count, self.width, self.hidden), into, self.std, self.dtype)
+        self.down = Kernel((self.count, self.hidden, self.width), back, self.out_std, self.dtype)
 
-    def __call__(self, x_BLD: Array, index_BLK: Array, weight_BLK: Array) -> Array:
-        """index, weight: of the experts that each token has chosen -> sum of their weighted answers, [B, L, D]."""
-        kernels = {"up": self.up(), "down": self.down()} | ({"gate": self.gate()} if self.gated else {})
-        names = {name: getattr(self, name).names for name in kernels}
-        return per_expert(self._answer, (x_BLD.astype(self.dtype), index_BLK, weight_BLK), kernels, names)
-
-    def _answer(self, rows: tuple[Array, Array, Array], kernels: dict[str, Array], first: Array) -> Array:
-        """Of experts `first` and up, as many as there are kernels; nothing of the others."""
-        x_BLD, index_BLK, weight_BLK = rows
-        x_ND, index_NK = x_BLD.reshape(-1, x_BLD.shape[-1]), index_BLK.reshape(-1, index_BLK.shape[-1])
-        block = block_size(index_NK.size, self.count)
-        slot_M, source_S, expert_G, used = arranged(index_NK.reshape(-1) - first, len(kernels["up"]), block)
-        x_GSD = x_ND[source_S // index_NK.shape[1]].reshape(len(expert_G), block, -1)
-        h_GSF = self.activation(grouped(x_GSD, kernels["up"], expert_G, used))
-        if self.gated:
-            h_GSF = h_GSF * grouped(x_GSD, kernels["gate"], expert_G, used)
-        y_GSD = grouped(h_GSF, kernels["down"], expert_G, used)
-        y_MD = y_GSD.reshape(-1, y_GSD.shape[-1]).at[slot_M].get(mode="fill", fill_value=0)
-        y_NKD = y_MD.reshape(*index_NK.shape, -1)
-        return jnp.einsum("nkd,nk->nd", y_NKD, weight_BLK.reshape(index_NK.shape)).reshape(x_BLD.shape)
+    def __call__(self) -> tuple[dict[str, Array], dict[str, tuple[str, ...]]]:
+        kernels = {"up": self.up, "down": self.down} | ({"gate": self.gate} if self.gated else {})
+        return {name: kernel() for name, kernel in kernels.items()}, {name: k.names for name, k in kernels.items()}
 
 
 def block_size(choices: int, experts: int) -> int:
     """About half of what an expert gets on average, a power of two: large enough for a matrix product to be fast, so
     small that blocks are full."""
-    return min(LARGEST_BLOCK, max(8, 1 << (choices // (2 * experts)).bit_length() - 1))
+    half = choices // (2 * experts)
+    return min(LARGEST_BLOCK, max(8, 1 << half.bit_length() >> 1))
 
 
 def arranged(expert_M: Array, experts: int, block: int) -> tuple[Array, Array, Array, Array]:

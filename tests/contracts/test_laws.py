@@ -12,7 +12,7 @@ from ptjax.partition import MeshConfig
 from . import cases
 
 # On pairs but the first, one layout that is all of them but pmap; and no guessing of random tokens.
-COMBINED = functools.partial(same, accumulation=2, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
+COMBINED = functools.partial(same, accumulation=2, mesh=MeshConfig(data=1, fsdp=2, expert=2, tensor=2))
 FEW = {name: law for name, law in check.LAWS.items() if name not in ("accumulation", "mesh", "pmap", "answer")}
 FEW |= {"layout": COMBINED}
 # What trains by the same code as another pair is asked the laws that do not train: compiling is what costs.
