@@ -50,7 +50,7 @@ from ptjax.config import Config, UserError, from_json, help_text, load, override
 class Command:
     """What the user asked for: the config with overrides applied, the workdir, and the main's own flags."""
 
-    config: Config
+    config: Config | None
     workdir: Path | None
     flags: argparse.Namespace
 
@@ -59,7 +59,7 @@ def run(
     main: Callable[[Command], None],
     *,
     doc: str,
-    base: type[Config] = Config,
+    base: type[Config] | None = Config,
     flags: Mapping[str, Mapping[str, Any]] = {},
     workdir: bool = True,
     uses_jax: bool = True,
@@ -69,7 +69,7 @@ def run(
     Args:
         main: the experiment.
         doc: its help text: one line, then an example.
-        base: the class of config that it takes.
+        base: the class of config that it takes; None: it takes none.
         flags: its own flags, name to arguments of `argparse.ArgumentParser.add_argument`.
         workdir: whether it cannot do without --workdir.
         uses_jax: False spares a main that never computes on a device the settings made for jax.
@@ -97,18 +97,21 @@ def parse(
     argv: list[str],
     *,
     doc: str,
-    base: type[Config] = Config,
+    base: type[Config] | None = Config,
     flags: Mapping[str, Mapping[str, Any]] = {},
     workdir: bool = True,
 ) -> Command:
     """The command that `argv` spells. Prints help and exits where --help is asked for; raises UserError otherwise."""
     parser = _Parser(prog=_program(), usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", metavar="FILE", help="config file, FILE[:arg=value,...] (default: the workdir's)")
+    if base:
+        about = "config file, FILE[:arg=value,...] (default: the workdir's)"
+        parser.add_argument("--config", metavar="FILE", help=about)
     parser.add_argument("--workdir", metavar="DIR", type=Path, help="folder of the run" + " (optional)" * (not workdir))
     for name, arguments in flags.items():
         parser.add_argument(name, **arguments)
     parser.add_argument("--distributed", action="store_true", help="join the cluster that jax finds around it")
-    parser.add_argument("--help", action="store_true", help="show this; with --config also every key of the config")
+    about = "show this; with --config also every key of the config" if base else "show this"
+    parser.add_argument("--help", action="store_true", help=about)
     for action in parser._actions:
         action.required &= "--help" not in argv
     known, rest = parser.parse_known_args(argv)
@@ -118,7 +121,9 @@ def parse(
         sys.exit(0)
     if workdir and known.workdir is None:
         raise UserError("Say which folder this run lives in: --workdir=DIR.")
-    return Command(_config(known, rest, base), known.workdir, known)
+    if base is None and rest:
+        raise UserError(f"Cannot read {rest[0]!r}: there is no config here to set keys of. See --help.")
+    return Command(_config(known, rest, base) if base else None, known.workdir, known)
 
 
 def set_up_jax(distributed: bool = False) -> None:
@@ -187,14 +192,13 @@ def _refuse_unknown_flags(rest: list[str], known: list[str]) -> None:
             raise UserError(f"There is no flag {name}; {hint} Flags: {', '.join(known)}.")
 
 
-def _help(parser: _Parser, doc: str, known: argparse.Namespace, overrides: list[str], base: type[Config]) -> str:
+def _help(parser: _Parser, doc: str, known: argparse.Namespace, overrides: list[str], base: type[Config] | None) -> str:
     if parser.prog.startswith("ptjax "):
         doc = doc.replace("python -m experiments.", "ptjax ")
-    parts = [
-        f"usage: {parser.prog} --config=FILE[:arg=value,...] --workdir=DIR [flags] [key.path=value ...]",
-        textwrap.dedent(doc).strip(),
-        parser.format_help().strip(),
-    ]
+    usage = "--config=FILE[:arg=value,...] --workdir=DIR [flags] [key.path=value ...]" if base else "[flags]"
+    parts = [f"usage: {parser.prog} {usage}", textwrap.dedent(doc).strip(), parser.format_help().strip()]
+    if base is None:
+        return "\n\n".join(parts)
     if known.config:
         config = _config(known, overrides, base)
         parts += [f"keys of {known.config} (type, value, meaning):\n\n" + help_text(config)]

@@ -24,6 +24,15 @@ def summary(s: Summary) -> None:
     console.print(f"mesh  {' x '.join(f'{axis}={size}' for axis, size in s.mesh.items())} on {s.devices}")
 
 
+def facts(**rows: str) -> None:
+    """Name and value a line; what is empty is not shown."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in rows.items():
+        if value:
+            table.add_row(name.replace("_", " "), value)
+    console.print(table)
+
+
 def against_trivial(scores: dict[str, float], score: str, name: str, baseline: float) -> None:
     gap = baseline - scores[score]
     console.print(

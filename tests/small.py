@@ -86,6 +86,6 @@ def call(module: ModuleType, *arguments: str, **settings) -> int:
         mock.patch.dict(os.environ, environment, clear=True),
     ):
         try:
-            cli.run(module.main, base=Experiment, flags=module.FLAGS, doc=module.__doc__, **settings)
+            cli.run(module.main, flags=module.FLAGS, doc=module.__doc__, **{"base": Experiment} | settings)
         except SystemExit as exit:
             return exit.code

@@ -6,6 +6,7 @@ What is read is proven first (`look`), and what is written is written whole or n
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import numpy as np
 from flax import traverse_util
 
 from ptjax import __version__
+from ptjax.checkpoint import listed
 from ptjax.config import UserError
 from ptjax.interop.families import FAMILIES
 from ptjax.interop.family import Family
 from ptjax.interop.published import CONFIG, leaf_shapes, look
 from ptjax.interop.tables import Entry, Table
-from ptjax.interop.tensors import CODES, MAX_SHARD_BYTES, Writer, listed, new_folder, read_json
+from ptjax.interop.tensors import CODES, MAX_SHARD_BYTES, Writer, new_folder, read_json
 from ptjax.models.base import TextModelConfig
 from ptjax.types import PyTree
 
@@ -52,14 +54,16 @@ def load(
 
 
 @dataclasses.dataclass(frozen=True)
-class Saved:
-    """architecture: as what it was saved. parts: of ours that it holds; new: those of the architecture that ours lack,
-    which transformers makes at random; left_out: of ours."""
+class Written:
+    """architecture: of the family, as what it was written. parts: of ours that it holds; new: those of it that ours
+    lack, which transformers draws; left_out: of ours. parameters: how many numbers, in so many tensors and bytes."""
 
+    family: str
     architecture: str
     parts: frozenset[str]
     new: frozenset[str]
     left_out: frozenset[str]
+    parameters: int
     tensors: int
     bytes: int
 
@@ -75,7 +79,7 @@ def save(
     described: dict[str, Any] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     beside: Callable[[Path], None] = lambda folder: None,
-) -> Saved:
+) -> Written:
     """Writes a folder that transformers opens, whole or not at all.
 
     Args:
@@ -124,7 +128,10 @@ def save(
             _write(writer, group, [leaves[entry.ours] for entry in group], rows, name_there, shape_there(group[0]))
         writer.close()
         beside(temporary)
-    return Saved(architecture, parts, expected - parts, held - parts, len(tensors), writer.bytes)
+    count = sum(math.prod(shape) for shape in tensors.values())
+    return Written(
+        family.model_type, architecture, parts, expected - parts, held - parts, count, len(tensors), writer.bytes
+    )
 
 
 def _check_target(folder: Path) -> None:

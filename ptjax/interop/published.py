@@ -17,12 +17,13 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from ptjax.checkpoint import listed
 from ptjax.config import UserError
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.interop.families import FAMILIES
 from ptjax.interop.family import Family
 from ptjax.interop.tables import Entry, Table
-from ptjax.interop.tensors import Tensors, listed, read_json
+from ptjax.interop.tensors import Tensors, read_json
 from ptjax.models.base import TextModelConfig
 from ptjax.models.heads import init
 from ptjax.types import PyTree
@@ -58,6 +59,16 @@ class Published:
     _tensors: Tensors
     entries: tuple[Entry, ...]
     _names: dict[str, str]  # as the table writes them -> as they are in the files
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names, as the files have them, of all that `params` reads."""
+        return tuple(dict.fromkeys(self._names[name] for entry in self.entries for _, name in entry.tensors()))
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers these are."""
+        return sum(math.prod(self._tensors[name].shape) for name in self.tensors)
 
     @property
     def parts(self) -> frozenset[str]:

@@ -16,6 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from ptjax.checkpoint import listed
 from ptjax.config import UserError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -95,12 +96,6 @@ def read_json(path: Path, kind: type = dict) -> Any:
     if not isinstance(found, kind):
         raise UserError(f"{path} holds a {type(found).__name__}, where a {kind.__name__} is wanted")
     return found
-
-
-def listed(rows: list[str], most: int = 12) -> str:
-    """Rows of a message, below each other and not too many."""
-    more = [f"and {len(rows) - most} more"] if len(rows) > most else []
-    return "\n".join(f"  {row}" for row in rows[:most] + more)
 
 
 def _files(path: Path) -> dict[Path, set[str] | None]:

@@ -1,0 +1,104 @@
+"""A run's weights as a folder of Hugging Face's, however large: no more of them in memory than is being written."""
+
+import dataclasses
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from ptjax.checkpoint import Saved, read_config
+from ptjax.config import from_json
+from ptjax.data.prepared import Prepared
+from ptjax.data.tokenizers import Tokenizer
+from ptjax.interop.huggingface import Written, save
+from ptjax.train import Experiment
+from ptjax.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class OnDisk:
+    """A leaf of a checkpoint, which `np.asarray` reads anew each time: nothing of it is kept."""
+
+    saved: Saved
+    field: str
+    path: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+        leaf = jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=host)
+        (read,) = jax.tree.leaves(self.saved.read(traverse_util.unflatten_dict({self.path: leaf}, sep="/"), self.field))
+        return np.asarray(read, dtype)
+
+
+def on_disk(saved: Saved, field: str = "params") -> PyTree:
+    """The parameters of a checkpoint as a tree of `OnDisk`s."""
+    leaves = traverse_util.flatten_dict(saved.shapes(field), sep="/")
+    tree = {path: OnDisk(saved, field, path, tuple(x.shape), np.dtype(x.dtype)) for path, x in leaves.items()}
+    return traverse_util.unflatten_dict(tree, sep="/")
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """step: of the checkpoint. rows: of the vocabulary, of `ids` that the model has. files: of the tokenizer."""
+
+    written: Written
+    step: int
+    rows: int
+    ids: int
+    files: tuple[str, ...]
+
+
+def export_workdir(
+    workdir: str | Path,
+    folder: str | Path,
+    *,
+    step: int | None = None,
+    dtype: str = "float32",
+    only: Collection[str] | None = None,
+    added: bool = False,
+) -> Exported:
+    """Writes a checkpoint of a run, or its average of the parameters where it keeps one, with its tokenizer.
+
+    Args:
+      step: None for the last good one.
+      dtype, only: as `save` has them.
+      added: with the ids that a published tokenizer lacks (mask, pad) and that are the objective's own (sentinels).
+
+    Raises:
+      UserError: no such run or step, and what `save` raises.
+    """
+    experiment = from_json(read_config(workdir), Experiment)
+    tokenizer = Prepared.open(experiment.data.corpus).tokenizer
+    vocab = experiment.objective.vocabulary(tokenizer.vocab)
+    saved = Saved.find(Path(workdir) / "checkpoints", step)
+    params = on_disk(saved, "params" if experiment.ema is None else "ema")
+    rows = vocab.size if added else vocab.rows
+    described, files = special_ids(tokenizer, rows), []
+    if "pairs" in experiment.model.offers:
+        described["decoder_start_token_id"] = described.get("pad_token_id")
+    written = save(
+        folder,
+        experiment.model,
+        params,
+        rows=rows,
+        dtype=dtype,
+        only=only,
+        described=described,
+        beside=lambda folder: files.extend(tokenizer.export(folder, added=added)),
+    )
+    return Exported(written, saved.step, rows, vocab.size, tuple(files))
+
+
+def special_ids(tokenizer: Tokenizer, rows: int) -> dict[str, int]:
+    """What config.json says of special tokens: those that the tokenizer has, among the first `rows` ids."""
+    roles = getattr(tokenizer, "roles", None)  # of a published one, which may lack some
+    named = [
+        role for role in ("bos", "eos", "pad") if roles is None or role in roles.named or roles.ids[role] >= roles.rows
+    ]
+    ids = {f"{role}_token_id": getattr(tokenizer.vocab, f"{role}_id") for role in named}
+    return {name: i for name, i in ids.items() if i < rows}
