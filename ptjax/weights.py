@@ -17,7 +17,7 @@ from ptjax import config as config_lib
 from ptjax.checkpoint import CONFIG, Saved, differing, listed, read_config
 from ptjax.config import UserError
 from ptjax.data.prepare import METADATA
-from ptjax.data.tokenizers import Tokenizer, VocabSpec
+from ptjax.data.tokenizers import Tokenizer, VocabSpec, open_tokenizer
 from ptjax.models.base import TextModelConfig
 from ptjax.models.heads import init, logical_axes
 from ptjax.objectives.base import Objective
@@ -118,7 +118,7 @@ class Transplant:
             words.append(
                 f"{part} {'fresh' if fresh else 'taken'}" if whole else f"{part} taken but for {', '.join(fresh)}"
             )
-        if left := [part for part in parts(self.source) if part not in parts(self.target) and part in parts(behind)]:
+        if left := sorted(parts(behind).keys() - parts(self.target).keys()):
             words.append(f"{', '.join(left)} left behind")
         if self.known < self.size:
             words.append(f"{self.size - self.known} new ids begin as the mean of {self.known}")
@@ -256,11 +256,8 @@ def _workdir(folder: Path, tokenizer: Tokenizer) -> Source:
     if not hasattr(experiment, "objective"):
         raise UserError(f"init_from={folder}: its {CONFIG} is of a {type(experiment).__name__}, not of a run")
     corpus = Path(experiment.data.corpus.path).expanduser() / METADATA
-    if corpus.is_file() and json.loads(corpus.read_text())["tokenizer"]["sha256"] != tokenizer.hash:
-        raise UserError(
-            f"init_from={folder} was trained with the tokenizer of {corpus.parent}, which is not {tokenizer.path}: "
-            "prepare the corpus with that tokenizer"
-        )
+    if corpus.is_file():
+        _check_tokenizer(folder, corpus.parent, json.loads(corpus.read_text())["tokenizer"]["sha256"], tokenizer)
     saved = Saved.find(folder / "checkpoints")
     field = "ema" if saved.shapes("ema") else "params"
     known = experiment.objective.vocabulary(tokenizer.vocab).size
@@ -270,7 +267,21 @@ def _workdir(folder: Path, tokenizer: Tokenizer) -> Source:
 def _published(folder: Path, tokenizer: Tokenizer) -> Source:
     from ptjax.interop.published import look  # here: the loop knows no families
 
+    try:
+        there = open_tokenizer(folder)
+    except UserError:  # none there: nothing is known
+        pass
+    else:
+        _check_tokenizer(folder, folder, there.hash, tokenizer)
     found = look(folder)
     shapes = traverse_util.unflatten_dict(found.shapes, sep="/")
     read = lambda tree: found.params(jax.tree.map(lambda x: x.sharding, tree))
     return Source(folder, found.config, shapes, found.rows, read)
+
+
+def _check_tokenizer(folder: Path, where: Path, there: str, here: Tokenizer) -> None:
+    if there != here.hash:
+        raise UserError(
+            f"init_from={folder} was trained with the tokenizer in {where}, and the corpus is prepared with another, "
+            f"{here.path}: prepare it with tokenizer=Imported tokenizer.path={where}"
+        )

@@ -284,7 +284,9 @@ def test_another_tokenizer_is_refused(tiny_corpus, trained, tmp_path):
     e = begun(tiny_corpus, "causal", tmp_path / "source")
     assert Run.open(e).beginning is not None  # nothing is known
     (other / "metadata.json").write_text(json.dumps({"tokenizer": {"sha256": "0" * 64}}))
-    with pytest.raises(UserError, match="was trained with the tokenizer of .*corpus, which is not .*tokenizer.model"):
+    with pytest.raises(
+        UserError, match="was trained with the tokenizer in .*corpus, and the corpus is prepared with another"
+    ):
         Run.open(e).beginning
 
 

@@ -1,0 +1,194 @@
+"""A published model as a workdir: what is done with runs is done with it."""
+
+import json
+import shutil
+
+import chz
+import numpy as np
+import pytest
+
+from experiments import embed, evaluate, generate, pretrain
+from ptjax.config import UserError, from_json, override
+from ptjax.data.prepare import Corpus, prepare
+from ptjax.data.sources import TextFiles
+from ptjax.data.tokenizers import Imported, open_tokenizer
+from ptjax.embed import Embedder, Pooling
+from ptjax.interop.huggingface import load
+from ptjax.interop.sentences import pooling_of
+from ptjax.interop.workdir import import_workdir
+from ptjax.models import BERT
+from ptjax.objectives import NSP, Hybrid
+from ptjax.train import Experiment, Run, train
+from tests.interop.folders import bert_folder
+from tests.small import call, same
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return bert_folder(tmp_path_factory.mktemp("published") / "bert")
+
+
+@pytest.fixture(scope="module")
+def workdir(folder, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("imported") / "bert"
+    found = import_workdir(folder, workdir)
+    assert found.parts == {"body", "head", "pooler", "next_sentence"}
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def corpus(folder, tmp_path_factory):
+    """Text, prepared with their tokenizer."""
+    text = tmp_path_factory.mktemp("text")
+    words = np.random.default_rng(0).choice("the a cat dog sat on mat old man sea fish".split(), (60, 40))
+    (text / "all.txt").write_text("\n\n".join(" ".join(line) + "." for line in words))
+    corpus = Corpus(
+        path=str(text / "prepared"),
+        source=TextFiles(glob=str(text / "all.txt"), documents="blank_line"),
+        validation_fraction=0.2,
+        tokenizer=Imported(path=str(folder)),
+        block=32,
+        shard_blocks=64,
+    )
+    prepare(corpus)
+    return corpus
+
+
+def opened(workdir, *overrides: str) -> Run:
+    return Run.open(override(from_json((workdir / "config.json").read_text(), Experiment), overrides))
+
+
+def test_the_workdir_is_that_of_a_run(folder, workdir):
+    run = opened(workdir)
+    assert isinstance(run.experiment.model, BERT) and run.experiment.objective == NSP()
+    assert run.experiment.data.length == 40 == run.experiment.model.max_length
+    theirs = load(folder).params
+    assert same(run.restore_params(workdir), theirs)
+    assert run.tokenizer.hash == open_tokenizer(folder).hash and run.learner.vocab.size == 90
+    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "config.json", "corpus"]
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["0"]
+
+
+def test_masks_are_filled(workdir, capsys):
+    assert call(generate, f"--workdir={workdir}", "--text=the cat <mask> on the mat.", "--top=3") == 0
+    assert capsys.readouterr().out.count("%") == 3
+
+
+def test_without_text_nothing_is_trained_or_evaluated(workdir, capsys):
+    kept = (workdir / "config.json").read_text()
+    for main in (pretrain, evaluate):
+        assert call(main, f"--workdir={workdir}") == 2
+        error = capsys.readouterr().err
+        assert "corpus holds a tokenizer and no text: name a corpus that was prepared with this tokenizer" in error
+    assert (workdir / "config.json").read_text() == kept and not (workdir / "metrics.jsonl").exists()
+
+
+def test_a_head_that_is_missing_is_named(folder, tmp_path, capsys):
+    import_workdir(folder, tmp_path / "body", only=("body",))
+    assert call(generate, f"--workdir={tmp_path / 'body'}", "--text=a <mask>") == 2
+    assert "has no weights of head, only of body" in capsys.readouterr().err
+    assert call(embed, f"--workdir={tmp_path / 'body'}", "--text=a cat", "--text=a dog") == 0
+    assert "1.000" in capsys.readouterr().out
+
+
+def test_a_run_begins_with_it(folder, workdir, corpus, tmp_path):
+    """From the workdir and from the folder the same; another objective trains on, whose own ids are new."""
+    e = opened(workdir).experiment
+    data = chz.replace(e.data, corpus=corpus, length=32, batch_size=8)
+    model = chz.replace(e.model, max_length=32, dropout=0.0, attention_dropout=0.0)
+    e = chz.replace(e, data=data, model=model, objective=Hybrid(), init_from=str(workdir), steps=3)
+    run = Run.open(e)
+    assert str(run.beginning).endswith("body taken; head taken; next_sentence, pooler left behind; 32 of 40 positions")
+    params, theirs = run.init().params, load(folder).params
+    assert same(params["head"], theirs["head"]) and same(params["body"]["layers"], theirs["body"]["layers"])
+    assert same(Run.open(chz.replace(e, init_from=str(folder))).init().params, params)
+    e = chz.replace(e, evaluation=chz.replace(e.evaluation, batches=1))
+    state, scores = train(Run.open(e), tmp_path, on_event=lambda _: None)
+    assert int(state.step) == 3 and np.isfinite(scores["loss"])
+
+
+@pytest.mark.parametrize("source", ["workdir", "folder"])
+def test_another_tokenizer_is_refused(source, request, tiny_corpus):
+    where = request.getfixturevalue(source)
+    e = opened(request.getfixturevalue("workdir")).experiment
+    e = chz.replace(e, data=chz.replace(e.data, corpus=tiny_corpus, length=32), init_from=str(where))
+    with pytest.raises(
+        UserError, match="was trained with the tokenizer in .*, and the corpus is prepared with another"
+    ):
+        Run.open(e).beginning
+
+
+def test_ids_that_their_tokenizer_lacks_are_the_mean_of_theirs(tmp_path):
+    """A vocabulary without [MASK] gets one behind their rows."""
+    there = bert_folder(tmp_path / "bert")
+    pieces = (there / "vocab.txt").read_text().replace("[MASK]", "[unusedx]")
+    (there / "vocab.txt").write_text(pieces)
+    tokenizer = open_tokenizer(there)
+    assert tokenizer.vocab.added and tokenizer.vocab.mask_id >= 90
+    found = import_workdir(there, tmp_path / "w")
+    assert found.vocab_size == tokenizer.vocab.size
+    table = np.asarray(opened(tmp_path / "w").restore_params(tmp_path / "w")["body"]["embed"]["tokens"])
+    np.testing.assert_allclose(table[tokenizer.vocab.mask_id], table[:90].mean(0), atol=1e-6)
+
+
+def test_nothing_is_left_of_what_fails(folder, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="taken is not empty: name another --workdir"):
+        import_workdir(folder, tmp_path / "taken")
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-64])
+    with pytest.raises(UserError):
+        import_workdir(broken, tmp_path / "w")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "taken"]
+
+
+# sentence-transformers.
+
+
+def sentences(folder, to, pooling: dict | None = None, kinds=("Transformer", "Pooling", "Normalize"), **settings):
+    """A copy of the folder as sentence-transformers keeps it."""
+    shutil.copytree(folder, to)
+    paths = ["", "1_Pooling", "2_Normalize"]
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in zip(kinds, paths)]
+    (to / "modules.json").write_text(json.dumps(modules))
+    (to / "1_Pooling").mkdir()
+    config = {"word_embedding_dimension": 16, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": False}
+    (to / "1_Pooling" / "config.json").write_text(json.dumps(config | (pooling or {"pooling_mode_mean_tokens": True})))
+    (to / "sentence_bert_config.json").write_text(json.dumps(settings))
+    return to
+
+
+def test_pooling_is_taken_from_where_it_is_published(folder, tmp_path):
+    assert pooling_of(folder) is None
+    there = sentences(folder, tmp_path / "a", {"pooling_mode_cls_token": True}, max_seq_length=7)
+    assert pooling_of(there) == Pooling(pool="cls", normalise=True, length=7)
+    import_workdir(there, tmp_path / "w")
+    embedder = Embedder.of_workdir(opened(tmp_path / "w"), tmp_path / "w")
+    assert embedder.pooling == Pooling(pool="cls", length=7)
+    assert embedder.encode("the cat sat on the old mat .").tolist() == [
+        2,
+        *embedder.tokenizer.encode("the cat sat on the"),
+        3,
+    ]
+    there = sentences(folder, tmp_path / "b", kinds=("Transformer", "Pooling"))
+    assert pooling_of(there) == Pooling(pool="mean", normalise=False)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(kinds=("Transformer", "Pooling", "Dense")), "Transformer, Pooling, Dense; ptjax knows"),
+        (dict(pooling={"pooling_mode_max_tokens": True}), "pools by pooling_mode_max_tokens; ptjax knows"),
+        (
+            dict(pooling={"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}),
+            "cls_token and pooling_mode",
+        ),
+        (dict(max_seq_length="long"), "max_seq_length='long', where a number of tokens is wanted"),
+        (dict(do_lower_case=True), "asks for lower case"),
+    ],
+)
+def test_a_pipeline_that_ours_is_not_is_refused(folder, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        pooling_of(sentences(folder, tmp_path / "there", **changes))
