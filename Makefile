@@ -2,12 +2,13 @@
 # make test       the same .venv with test extras, whole suite; ARGS="tests/test_config.py -k hostile" picks some
 # make check-all  every objective on every body under all the laws: the table of docs/objectives.md; about an hour, goes on
 #                 where it stopped
-# make clean      removes .venv and the main job's run
+# make parity     into .venv-parity torch and transformers besides, and compares every family with them, both ways
+# make clean      removes .venv, .venv-parity and the main job's run
 # PYTHON=python3.12 chooses the interpreter (3.11 or later).
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test check-all clean python
+.PHONY: help pretrain test check-all parity clean python
 
 NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -30,8 +31,12 @@ test: $(VENV)/installed-plot-test-$(VERSION)
 check-all: $(VENV)/installed-plot-test-$(VERSION)
 	$(VENV)/bin/python -m tests.contracts.check_all
 
+parity:
+	$(MAKE) VENV=.venv-parity .venv-parity/installed-hf-parity-test-$(VERSION)
+	.venv-parity/bin/python -m pytest -n 2 -m parity $(ARGS)
+
 clean:
-	rm -rf $(VENV) $(WORKDIR) build *.egg-info
+	rm -rf $(VENV) .venv-parity $(WORKDIR) build *.egg-info
 
 python:
 	@$(or $(PYTHON),false) $(NEW_ENOUGH) || { \
