@@ -131,6 +131,8 @@ def prepare(
         manifest = Manifest.load(folder)
         if manifest is not None:
             check_inputs(manifest, corpus.inputs(), folder)
+        else:
+            corpus.tokenizer.check(corpus.boundary)
         seconds, clock = {}, time.perf_counter()
 
         contents, sample = _survey(corpus, progress)

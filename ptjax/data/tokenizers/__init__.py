@@ -27,6 +27,9 @@ __all__ = [
 class TokenizerSource(Config):
     """Base of what a corpus's tokenizer can be."""
 
+    def check(self, boundary: Side) -> None:
+        """Raises UserError where it is sure to fail, before any text is read."""
+
     def sample(self) -> int:
         """How many bytes of text it is made from."""
         return 0
@@ -78,6 +81,9 @@ class Imported(TokenizerSource):
     """The tokenizer of a published model, as it is: its files are copied into the corpus."""
 
     path: str = chz.field(doc="a folder of Hugging Face files, or one file: tokenizer.json, a SentencePiece model, ...")
+
+    def check(self, boundary: Side) -> None:
+        open_tokenizer(self.path, boundary)
 
     def files(self, texts: Iterable[str]) -> dict[str, bytes]:
         return open_tokenizer(self.path).files()

@@ -134,7 +134,8 @@ class Settings:
         for settings in (self.tokenizer, self.special):
             for key in ("additional_special_tokens", "extra_special_tokens"):
                 tokens = settings.get(key)
-                tokens = list(tokens.values()) if isinstance(tokens, dict) else tokens or []
+                tokens = list(tokens.values()) if isinstance(tokens, dict) else tokens
+                tokens = tokens if isinstance(tokens, list) else []
                 named += [token.get("content") if isinstance(token, dict) else token for token in tokens]
         return [piece for piece in dict.fromkeys(named) if isinstance(piece, str)]
 
@@ -143,7 +144,7 @@ class Settings:
         numbers = {i: (piece, True) for piece, i in self.added.items() if isinstance(i, int) and i >= 0}
         decoder = self.tokenizer.get("added_tokens_decoder")
         for i, token in (decoder if isinstance(decoder, dict) else {}).items():
-            if str(i).isdigit() and isinstance(token, dict) and isinstance(token.get("content"), str):
+            if str(i).isdecimal() and isinstance(token, dict) and isinstance(token.get("content"), str):
                 numbers[int(i)] = token["content"], bool(token.get("special", True))
         return numbers
 
@@ -202,8 +203,8 @@ def find_roles(
     sides = _fill(ids)
     others = {ids[role] for role in ids if role not in ("pad", "mask")}
     if ids.get("mask") in others:
-        clash = ", ".join(role for role in ids if ids[role] == ids["mask"])
-        raise UserError(f"{settings.folder}: one piece of the tokenizer is {clash} at once, which cannot be told apart")
+        clash = " and ".join(role for role in named if ids[role] == ids["mask"])
+        raise UserError(f"{settings.folder}: one piece of the tokenizer is {clash} at once: it needs its own for mask")
     if "pad" in ids and ids["pad"] in others | {ids.get("mask")}:
         del ids["pad"]  # it must not stand in a text
     for role in ("eos", "pad", "mask"):
