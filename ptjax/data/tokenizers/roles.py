@@ -137,7 +137,7 @@ class Settings:
                 tokens = list(tokens.values()) if isinstance(tokens, dict) else tokens
                 tokens = tokens if isinstance(tokens, list) else []
                 named += [token.get("content") if isinstance(token, dict) else token for token in tokens]
-        return [piece for piece in dict.fromkeys(named) if isinstance(piece, str)]
+        return list(dict.fromkeys(piece for piece in named if isinstance(piece, str)))
 
     def numbered(self) -> dict[int, tuple[str, bool]]:
         """id -> (piece, whether it is special) of the pieces to which the files give an id."""
