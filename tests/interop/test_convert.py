@@ -68,7 +68,7 @@ def test_in_and_out_again(published, imported, said, tmp_path):
 
 
 def run_of(corpus, kind, to, params=None, steps=(1,), extra={}, **changes):
-    """A workdir of a small run that has saved `params`, or else random ones at each of `steps`; and the last of them."""
+    """A workdir of a small run that has saved `params`, or else random ones at each of `steps`; and the last ones."""
     run = Run.open(experiment(corpus, kind, **changes))
     text = to_json(run.experiment)
     to.mkdir()
