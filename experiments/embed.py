@@ -38,6 +38,8 @@ def main(command: cli.Command) -> None:
         raise UserError("Say what to embed: --text='...', or --text=- for lines of standard input.")
     if flags.output and flags.output.suffix not in (".npy", ".jsonl"):
         raise UserError(f"--output={flags.output}: the name ends in .npy or .jsonl")
+    if flags.output and not flags.output.parent.is_dir():
+        raise UserError(f"--output={flags.output}: there is no folder {flags.output.parent}")
     if not flags.output and len(texts) > SHOWN:
         raise UserError(f"{len(texts)} texts are too many for a table: --output=FILE.npy writes their vectors")
     if flags.length is not None and flags.length < 1:
