@@ -33,6 +33,7 @@ COUNTS = {
     "llama3.2-1B": (128_256, 1_235_814_400),
     "llama3.2-3B": (128_256, 3_212_749_824),
     "mistral-7B": (32_000, 7_241_732_096),
+    "mixtral-8x7B": (32_000, 46_702_792_704),
     "qwen2.5-0.5B": (151_936, 494_032_768),
     "qwen2.5-1.5B": (151_936, 1_543_714_304),
     "qwen2.5-3B": (151_936, 3_085_938_688),
@@ -41,6 +42,7 @@ COUNTS = {
     "qwen3-1.7B": (151_936, 1_720_574_976),
     "qwen3-4B": (151_936, 4_022_468_096),
     "qwen3-8B": (151_936, 8_190_735_360),
+    "qwen3-30B-A3B": (151_936, 30_532_122_624),
 }
 # Of transformers 5.23 for heads of 64, theta 5e5 and original_max_position_embeddings 8192: the 15th to the 20th, where
 # the scaling sets in, and the first and the last.

@@ -14,12 +14,13 @@ class Family:
 
     model_type: as in config.json. body: our class. architectures: the name of each of transformers' classes that is
     understood -> the parts of our params that it holds, 'body' among them; the first one that holds all that there is
-    to write is what an export is named.
+    to write is what an export is named. mixes: whether its feed-forward parts are experts.
     """
 
     model_type: str
     body: type[TextModelConfig]
     architectures: dict[str, frozenset[str]]
+    mixes: bool = False
 
     def config(self, theirs: dict[str, Any]) -> TextModelConfig:
         """Our config of a parsed config.json. Raises UserError, naming the key, for what our body cannot do."""
@@ -47,7 +48,7 @@ class Family:
     def own(self, config: TextModelConfig) -> bool:
         """Whether `config` is of this family: what an export goes by. Where two families share a class, they tell
         themselves apart here."""
-        return type(config) is self.body
+        return type(config) is self.body and (config.experts is not None) == self.mixes
 
 
 def need(theirs: dict[str, Any], key: str, *supported: Any, default: Any = None) -> Any:

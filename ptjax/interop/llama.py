@@ -1,5 +1,6 @@
 """Llama (Touvron et al., 2023) and its kin: transformers' `llama`, `mistral`, `qwen2` and `qwen3`."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ptjax.config import UserError
@@ -60,6 +61,7 @@ class LlamaFamily(Family):
     body = Llama
     architectures = {"LlamaForCausalLM": frozenset({"body", "head"}), "LlamaModel": frozenset({"body"})}
     option: str | None = None
+    names = FIELDS
     defaults = DEFAULTS
     fixed = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}  # what our body does not vary
 
@@ -69,7 +71,7 @@ class LlamaFamily(Family):
         if set(theirs.get("layer_types") or ()) - {"full_attention"}:
             raise UserError("config.json has layer_types other than full_attention: layers of ptjax's Llama are equal")
         theirs = self.defaults | theirs
-        fields = {ours: theirs[key] for ours, key in FIELDS.items()}
+        fields = {ours: theirs[key] for ours, key in self.names.items()}
         kv_heads, head_dim = theirs["num_key_value_heads"], theirs["head_dim"]
         theta, scaling = rope_of(theirs)
         return Llama(
@@ -94,7 +96,7 @@ class LlamaFamily(Family):
         if config.width % config.heads and self.model_type == "llama":
             raise UserError(f"transformers' llama has no heads={config.heads} that do not divide width={config.width}")
         kv_heads, head_dim = config.cached
-        fields = {key: getattr(config, ours) for ours, key in FIELDS.items()} | self.fixed
+        fields = {key: getattr(config, ours) for ours, key in self.names.items()} | self.fixed
         fields |= {"vocab_size": rows, "num_key_value_heads": kv_heads, "head_dim": head_dim}
         # The keys of transformers 4, which 5 reads as well.
         return fields | {"rope_theta": config.theta, "rope_scaling": described(config.scaling)}
@@ -123,10 +125,7 @@ class LlamaFamily(Family):
         entries += [
             block("attention/output/kernel", "self_attn.o_proj.weight", "linear", inputs=2),
             block("mlp_norm/scale", "post_attention_layernorm.weight"),
-            # What is activated is called the gate there, and what it is multiplied by here.
-            block("mlp/up/kernel", "mlp.gate_proj.weight", "linear"),
-            block("mlp/gate/kernel", "mlp.up_proj.weight", "linear"),
-            block("mlp/down/kernel", "mlp.down_proj.weight", "linear"),
+            *self.feed_forward(config, block),
             Entry("body/norm/scale", "model.norm.weight"),
         ]
         if not config.tied:
@@ -138,6 +137,15 @@ class LlamaFamily(Family):
             buffers=(r"(model\.)?(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
             prefix="model.",
         )
+
+    def feed_forward(self, config: Llama, block: Callable[..., Entry]) -> list[Entry]:
+        """Of all layers. block: makes one of them an Entry."""
+        # What is activated is called the gate there, and what it is multiplied by here.
+        return [
+            block("mlp/up/kernel", "mlp.gate_proj.weight", "linear"),
+            block("mlp/gate/kernel", "mlp.up_proj.weight", "linear"),
+            block("mlp/down/kernel", "mlp.down_proj.weight", "linear"),
+        ]
 
     def objective(self, parts: frozenset[str]) -> CausalLM:
         return CausalLM()

@@ -12,8 +12,9 @@ from ptjax.data.pipeline import Data
 from ptjax.data.prepare import Corpus
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.learner import Learner
-from ptjax.models import BERT, GPT
+from ptjax.models import BERT, GPT, Llama
 from ptjax.models.base import ModelConfig
+from ptjax.models.feed_forward import Experts
 from ptjax.models.llama import LinearScaling
 from ptjax.objectives import MLM, CausalLM, Objective, Part, Phase
 from ptjax.optim import SGD, Constant
@@ -47,12 +48,17 @@ OBJECTIVES = {
     "causal": CausalLM(),
     "causal-regularised": CausalLM(z_loss=1e-3, label_smoothing=0.1),
 }
-BODIES = {"bert": BERT(**SIZE), "gpt": GPT(**SIZE)}
+BODIES = {
+    "bert": BERT(**SIZE),
+    "gpt": GPT(**SIZE),
+    "mixtral": Llama(experts=Experts(count=4), kv_heads=4),
+}
 # Every row and every column of the table, once at least: compiling is what costs.
 PAIRS = [
     ("MLM", "BERT"),
     ("CausalLM", "GPT"),
     ("CausalLM", "Llama"),
+    ("CausalLM", "mixtral"),
     ("CausalLM", "TransformerXL"),
     ("PrefixLM", "BERT"),
     ("Hybrid", "GPT"),

@@ -17,7 +17,7 @@ FEW = {name: law for name, law in check.LAWS.items() if name not in ("accumulati
 FEW |= {"layout": COMBINED}
 # What trains by the same code as another pair is asked the laws that do not train: compiling is what costs.
 ASKED = {name: law for name, law in FEW.items() if name not in ("learns", "layout")}
-LIKE_ANOTHER = {("CausalLM", "GPT"), ("UL2", "GPT"), ("mlm-whole-words", "RoBERTa")}
+LIKE_ANOTHER = {("CausalLM", "GPT"), ("CausalLM", "Llama"), ("UL2", "GPT"), ("mlm-whole-words", "RoBERTa")}
 SKIPPED = {
     "future": {"MLM", "mlm-whole-words", "MaskedDiffusion", "RTD", "NSP", "SOP"},  # read in both directions
     "documents": {"NSP", "SOP"},  # one text a row
@@ -36,7 +36,7 @@ def test_laws(objective, body):
 
 def test_every_objective_and_every_body_is_there():
     assert {objective for objective, _ in cases.PAIRS} >= set(cases.SHIPPED_OBJECTIVES)
-    assert {body for _, body in cases.PAIRS} == set(cases.SHIPPED_BODIES)
+    assert {body for _, body in cases.PAIRS} >= set(cases.SHIPPED_BODIES)
 
 
 def test_training_moves_every_parameter():
