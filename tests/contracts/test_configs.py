@@ -12,23 +12,25 @@ from ptjax.partition import MeshConfig
 from ptjax.train import Experiment, Run, train
 
 CONFIGS = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("*.py") if path.stem != "__init__")
-ARGUMENTS = {"corpus": ":glob=texts/*.txt"}
 
 
-def loaded(path: Path):
-    return load(f"{path}{ARGUMENTS.get(path.stem, '')}")
+def loaded(path: Path, folder: Path):
+    """folder: where nothing is; what goes on from weights goes on from a run there."""
+    (folder / "config.json").write_text(to_json(load("configs/mlm_stdlib.py")))
+    arguments = {"corpus": ":glob=texts/*.txt", "continued": f":weights={folder},glob=texts/*.txt"}
+    return load(f"{path}{arguments.get(path.stem, '')}")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_round_trip(path):
-    config = loaded(path)
+def test_round_trip(path, tmp_path):
+    config = loaded(path, tmp_path)
     again = from_json(to_json(config))
     assert again == config and not differences(config, again)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_trains(path, tiny_corpus, tmp_path):
-    config = loaded(path)
+    config = loaded(path, tmp_path)
     if isinstance(config, Corpus):
         pytest.skip("a corpus, not an experiment: tests/data prepares one")
     small = dict(layers=2, width=32, heads=2, hidden=64, max_length=64, unroll=False)
@@ -37,11 +39,12 @@ def test_trains(path, tiny_corpus, tmp_path):
         model=chz.replace(config.model, **small),
         data=chz.replace(config.data, corpus=tiny_corpus, length=32, batch_size=16),
         steps=2,
+        init_from=None,
         accumulation=min(config.accumulation, 2),
         mesh=MeshConfig(data=4, fsdp=2),
         evaluation=chz.replace(config.evaluation, every=1, batches=1),
         logging=chz.replace(config.logging, every=1, progress=False),
     )
-    state, scores = train(Run.open(experiment), tmp_path)
+    state, scores = train(Run.open(experiment), tmp_path / "run")
     assert int(state.step) == 2
     assert scores["loss"] < (60 if isinstance(config.objective, RTD) else 8)  # whose second term counts fifty times

