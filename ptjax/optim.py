@@ -125,9 +125,9 @@ def _names(path) -> tuple[str, ...]:
     return tuple(key.key for key in path)
 
 
-def _stacked(path) -> bool:
-    """Whether the leaf's first axis counts layers (`nn.scan`) rather than being the parameter's own."""
-    return "layers" in _names(path)
+def _stacked(path) -> int:
+    """How many leading axes of the leaf count layers (`nn.scan`), or experts, rather than being the parameter's own."""
+    return sum(name in _names(path) for name in ("layers", "experts"))
 
 
 def _rank(path, leaf) -> int:
@@ -151,7 +151,7 @@ def _is_hidden_matrix(path, leaf) -> bool:
 
 
 def _matrix_axes(path, leaf) -> contrib.MuonDimensionNumbers:
-    """Which axes of a kernel, (inputs..., outputs...) after the layers' axis, are the rows and columns of a matrix."""
+    """Which axes of a kernel, (inputs..., outputs...) after those that count, are the rows and columns of a matrix."""
     axes = tuple(range(leaf.ndim))[_stacked(path) :]
     # These map one axis (the width) to heads x size; any other kernel ends in its one output axis.
     split = 1 if _names(path)[-2] in ("query", "key", "value", "distance") else len(axes) - 1
@@ -249,7 +249,9 @@ def _trust_ratio(params) -> optax.GradientTransformation:
         if not trusted:
             return update
         ratio = lambda update, param: one_layer.update(update, optax.EmptyState(), param)[0]
-        return (jax.vmap(ratio) if _stacked(path) else ratio)(update, param)
+        for _ in range(_stacked(path)):
+            ratio = jax.vmap(ratio)
+        return ratio(update, param)
 
     return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates, params, mask))
 

@@ -201,6 +201,22 @@ def test_muon_orthogonalises_the_matrices_of_each_layer():
     assert ((singular > 0.5) & (singular < 1.5)).all()
 
 
+@pytest.mark.parametrize("optimizer", [LAMB(clip=None), Muon(clip=None)])
+def test_each_expert_is_a_matrix_of_its_own(optimizer):
+    def updated(split):
+        rng = np.random.default_rng(0)
+        made = lambda: split((rng.normal(size=(L, 2, D, F)) * [[[1.0]], [[9.0]]]).astype(np.float32))
+        params = {"body": {"layers": {"mlp": made()}}}
+        tx = optimizer.transform(params)
+        direction, _ = tx.update({"body": {"layers": {"mlp": made()}}}, tx.init(params), params)
+        return direction["body"]["layers"]["mlp"]
+
+    together = updated(lambda x: {"experts": {"up": {"kernel": x}}})["experts"]["up"]["kernel"]
+    apart = updated(lambda x: {"first": {"kernel": x[:, 0]}, "second": {"kernel": x[:, 1]}})
+    for e, name in enumerate(("first", "second")):
+        np.testing.assert_allclose(together[:, e], apart[name]["kernel"], rtol=1e-4, atol=1e-6)
+
+
 def test_clip_bounds_the_global_norm():
     params, gradient = tree(0), tree(1)
     norm = np.sqrt(sum((g**2).sum() for g in flat(gradient).values()))
