@@ -52,7 +52,9 @@ def main(command: cli.Command) -> None:
     prompts = [predictor.tokenizer.encode(text) for text in texts]
     sampling = Sampling(flags.tokens, flags.temperature, flags.top_k, flags.top_p, flags.seed)
     for text, ids in zip(texts, predictor.sample(prompts, sampling)):
-        show.console.print(Text(text, style="bold").append(predictor.tokenizer.decode(ids), style="not bold green"))
+        show.console.print(
+            Text(text, style="bold").append(predictor.tokenizer.decode_inside(ids), style="not bold green")
+        )
         show.console.print(Text("---", style="dim"))
 
 

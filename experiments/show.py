@@ -66,12 +66,14 @@ def examples(predictor: Predictor, data: Data, count: int = 5) -> None:
         room = predictor.trained_length - len(prompts[0]) - 1  # one for a begin of text
         sampling = Sampling(tokens=max(min(48, room), 1), temperature=0.8, top_p=0.95)
         for start, end in zip(prompts, predictor.sample(prompts, sampling)):
-            decode = predictor.tokenizer.decode
-            console.print(Text(decode(start)).append(decode(end), style="green"), "\n[dim]---[/dim]")
+            tokenizer = predictor.tokenizer
+            console.print(
+                Text(tokenizer.decode(start)).append(tokenizer.decode_inside(end), style="green"), "\n[dim]---[/dim]"
+            )
 
 
 def _filled_masks(predictor: Predictor, rows: np.ndarray) -> None:
-    vocab, decode = predictor.tokenizer.vocab, predictor.tokenizer.decode
+    vocab, decode = predictor.tokenizer.vocab, predictor.tokenizer.decode_inside
     for row in rows:
         # The first word of some length past the middle: there is text on both sides, and something to guess.
         wordlike = [i for i in range(len(row) // 2, len(row) - 4) if decode([row[i]]).strip().isalpha()]

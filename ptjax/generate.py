@@ -111,7 +111,7 @@ class Predictor:
         likely, ids = jax.device_get(_fill(net, vocab.size, special, self._packed(tokens), self.params, top))
         return [
             [
-                Fill([self.tokenizer.decode([i]) for i in ids[b, at]], likely[b, at].tolist())
+                Fill([self.tokenizer.decode_inside([i]) for i in ids[b, at]], likely[b, at].tolist())
                 for at in np.flatnonzero(tokens[b] == vocab.mask_id) - shift
             ]
             for b in range(len(rows))

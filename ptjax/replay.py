@@ -135,8 +135,8 @@ class Reader:
         text, run = [], []
         for token in ids:
             if token in self.names:
-                text += [self.tokenizer.decode(run), self.names[token]]
+                text += [self.tokenizer.decode_inside(run), self.names[token]]
                 run = []
             else:
                 run.append(token)
-        return "".join([*text, self.tokenizer.decode(run)])
+        return "".join([*text, self.tokenizer.decode_inside(run)])

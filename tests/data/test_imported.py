@@ -233,6 +233,15 @@ def test_llama_spells_what_it_does_not_know():
     assert tokenizer.vocab.piece_bytes[ids].sum() == len(text.encode()) + 1  # it begins every text with a space
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_parts_of_a_text_join(name):
+    tokenizer = tokenizer_of(name)
+    ids = tokenizer.encode("the statement yields a value")
+    parts = [tokenizer.decode_inside([i]) for i in ids]
+    assert "".join(parts).strip() == "the statement yields a value" and len(parts) > 4
+    assert tokenizer.decode_inside([]) == "" and tokenizer.decode_inside(tokenizer.encode("a value")[:1]) in (" a", "a")
+
+
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
 def test_threads_and_processes(name):
     tokenizer = tokenizer_of(name)

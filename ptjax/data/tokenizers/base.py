@@ -38,6 +38,16 @@ class Tokenizer:
         """Text of the ids; special tokens vanish, bytes that are no UTF-8 become U+FFFD."""
         raise NotImplementedError
 
+    def decode_inside(self, ids: Iterable[int]) -> str:
+        """`decode` of a part of a longer text: a space before its first word stays, which many tokenizers take off."""
+        return self.decode([self._word, *ids]).removeprefix(self.decode([self._word]))
+
+    @functools.cached_property
+    def _word(self) -> int:
+        """A piece that is a whole word."""
+        words = np.flatnonzero(self.vocab.starts_word & ~self.vocab.ends_word)
+        return next((i for i in words.tolist() if self.decode([i]).strip().isalpha()), self.vocab.pad_id)
+
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The pieces as they are written in the vocabulary."""
         raise NotImplementedError
