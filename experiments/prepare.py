@@ -1,7 +1,9 @@
-"""Prepare a text corpus: train its tokenizer, and write its tokens as a TFDS data set.
+"""Prepare a text corpus: train or import its tokenizer, and write its tokens as a TFDS data set.
 
     python -m experiments.prepare --config=configs/mlm_stdlib.py
     python -m experiments.prepare --config=configs/corpus.py:glob='my/texts/*.txt' --workdir=data/mine
+    python -m experiments.prepare --config=configs/corpus.py:glob='my/texts/*.txt' --workdir=data/mine \\
+        tokenizer=Imported tokenizer.path=models/all-MiniLM-L6-v2
 
 The config is a Corpus, or an Experiment, of which data.corpus is taken. --workdir stands for the corpus's path.
 """
