@@ -86,8 +86,10 @@ def parse(line: str, folder: Path) -> tuple[dict, cli.Command]:
     name = words[2].removeprefix("experiments.") if words[:2] == ["python", "-m"] else words[1]
     argv = words[3:] if words[0] == "python" else words[2:]
     main = main_of(name)
-    if "--config" not in " ".join(argv):  # the workdir of an earlier command
-        (folder / "config.json").write_text(to_json(load("configs/mlm_stdlib.py")))
+    # The workdir of an earlier command.
+    (folder / "config.json").write_text(to_json(load("configs/mlm_stdlib.py")))
+    argv = [re.sub(r":weights=runs/\w+", f":weights={folder}", word) for word in argv]
+    if "--config" not in " ".join(argv):
         argv = [f"--workdir={folder}" if word.startswith("--workdir=") else word for word in argv]
     argv = [word.replace("--config=my_", f"--config={folder}/my_") for word in argv]
     settings = {key: main[key] for key in ("doc", "base", "flags", "workdir") if key in main}
@@ -97,7 +99,7 @@ def parse(line: str, folder: Path) -> tuple[dict, cli.Command]:
 def test_there_are_commands_to_check():
     lines = [param.values[0] for param in COMMANDS]
     assert len(lines) > 25
-    assert {"prepare", "pretrain", "evaluate", "generate", "replay", "check"} == {
+    assert {"prepare", "pretrain", "evaluate", "generate", "replay", "check", "convert", "embed"} == {
         name for line in lines for name in re.findall(r"experiments\.(\w+)", line)
     }
 
