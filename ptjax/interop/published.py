@@ -88,7 +88,8 @@ class Published:
         for entry in self.entries:
             if entry.ours in where:
                 shape, values = self.shapes[entry.ours].shape, Values(self, entry)
-                leaves[entry.ours] = jax.make_array_from_callback(shape, where[entry.ours], values)
+                array = jax.make_array_from_callback(shape, where[entry.ours], values)
+                leaves[entry.ours] = jax.block_until_ready(array)  # before the next one is read
         return traverse_util.unflatten_dict(leaves, sep="/")
 
     def read(self, name: str) -> np.ndarray:
