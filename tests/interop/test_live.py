@@ -60,7 +60,7 @@ def test_transformers_opens_what_is_exported(made, make_families, name, tmp_path
 
     case = made(name)
     fresh, random = jax.jit(lambda: init(case.net, jax.random.key(SEED), 8))(), np.random.default_rng(SEED)
-    noisy = lambda leaf: np.asarray(leaf + 0.1 * random.normal(size=leaf.shape), np.float32)  # a bias starts at zero
+    noisy = lambda leaf: np.asarray(leaf + 0.3 * random.normal(size=leaf.shape), np.float32)  # a bias starts at zero
     params = jax.tree.map(noisy, {part: fresh[part] for part in case.params})
     save(tmp_path, case.config, params, rows=case.rows)
 
