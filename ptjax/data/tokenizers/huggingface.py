@@ -1,8 +1,6 @@
 """Published tokenizers in the format of the `tokenizers` library: tokenizer.json (WordPiece, BPE, Unigram)."""
 
 import dataclasses
-import functools
-import hashlib
 import json
 import os
 import re
@@ -13,37 +11,27 @@ import numpy as np
 
 from ptjax.config import UserError
 from ptjax.data.tokenizers import export
-from ptjax.data.tokenizers.base import Tokenizer, write_files
-from ptjax.data.tokenizers.roles import ROLES_FILE, Roles, Settings, find_roles, parse
+from ptjax.data.tokenizers.base import write_files
+from ptjax.data.tokenizers.imported import ImportedTokenizer
+from ptjax.data.tokenizers.roles import Roles, Settings, find_roles, parse
 from ptjax.data.tokenizers.sentencepiece import SPACE, marked_tables
-from ptjax.data.tokenizers.vocab import Side, VocabSpec, text_tables
+from ptjax.data.tokenizers.vocab import text_tables
 
 TOKENIZER_JSON = "tokenizer.json"
 
 Kind = Literal["wordpiece", "bytes", "marked"]  # how a piece says where words begin: ##, the byte alphabet, ▁
 
 
-class HuggingFaceTokenizer(Tokenizer):
+class HuggingFaceTokenizer(ImportedTokenizer):
     """What a tokenizer.json does with text, special tokens left out: text that spells one is text.
 
     Byte-level BPE loses nothing but what its normaliser changes. WordPiece and most Unigram tokenizers lower-case or
     merge spaces: `decode` gives that normalised text back, and `vocab.piece_bytes` counts it (for WordPiece with a
     space before each word).
-
-    data: contents of the file. roles: what its ids mean. others: files that came with it and are kept.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        data: bytes,
-        roles: Roles,
-        others: dict[str, bytes],
-        boundary_side: Side | None = None,
-    ):
-        self.path, self.boundary_side, self.roles = os.fspath(path), roles.side(boundary_side, path), roles
-        self.hash = hashlib.sha256(data + roles.to_json()).hexdigest()
-        self._data, self._others = data, others
+    def __init__(self, path: str | os.PathLike, data: bytes, roles: Roles, *rest, **others):
+        super().__init__(path, data, roles, *rest, **others)
         self._tokenizer = parse(data, path)
         self._reader = read(path, _text_only(self._tokenizer, set(roles.special)))
         self._reader.encode_special_tokens = True
@@ -59,38 +47,22 @@ class HuggingFaceTokenizer(Tokenizer):
         ids = [i for i in map(int, ids) if i < len(ordinary) and ordinary[i]]
         return self._reader.decode(ids, skip_special_tokens=False)
 
-    def pieces(self, ids: Iterable[int]) -> list[str]:
-        """As they are written in the vocabulary; '' where an id has none."""
-        return [self._pieces[int(i)] for i in ids]
+    def _ordinary_pieces(self) -> dict[int, str]:
+        return {i: piece for piece, i in self._reader.get_vocab(with_added_tokens=True).items()}
 
-    @functools.cached_property
-    def _pieces(self) -> list[str]:
-        pieces = [""] * self.roles.size
-        for piece, i in self._reader.get_vocab(with_added_tokens=True).items():
-            pieces[i] = piece
-        for i in self.roles.special:
-            pieces[i] = self.roles.names.get(i, "")
-        return pieces
-
-    @functools.cached_property
-    def vocab(self) -> VocabSpec:
-        tables = _tables(self._tokenizer, self._pieces, self.roles.is_special())
-        return VocabSpec(**self.roles.numbers(self.boundary_side), **tables)
-
-    @property
-    def framing(self):
-        return self.roles.before, self.roles.behind
-
-    def files(self) -> dict[str, bytes]:
-        return {**self._others, ROLES_FILE: self.roles.to_json(), TOKENIZER_JSON: self._data}
+    def _tables(self, pieces: list[str], special: np.ndarray) -> dict[str, np.ndarray]:
+        return _tables(self._tokenizer, pieces, special)
 
     def export(self, folder: str | os.PathLike, *, added: bool = False) -> list[str]:
         """As it was published; where tokens are `added` to it, ids that it leaves free before them get some, too."""
-        files = export.settings("PreTrainedTokenizerFast", self.roles, self._others, added)
-        free = len(self._reader.get_vocab(with_added_tokens=True))
+        files = {TOKENIZER_JSON: self._data}
         if added and self.roles.size > self.roles.rows:
-            files[TOKENIZER_JSON] = export.with_pieces(self._tokenizer, self.roles.pieces_from(free))
-        return write_files(folder, {TOKENIZER_JSON: self._data} | files)
+            pieces = self.roles.pieces_from(max(self._ordinary_pieces()) + 1)
+            files[TOKENIZER_JSON] = export.with_pieces(self._tokenizer, pieces)
+            written = read(self.path, files[TOKENIZER_JSON])
+            if any(written.token_to_id(piece) != i for i, piece in pieces.items()):
+                raise UserError(f"{self.path}: its tokenizer.json has no room for ids behind {self.roles.rows}")
+        return write_files(folder, files | export.settings("PreTrainedTokenizerFast", self.roles, self._others, added))
 
 
 def read(path: str | os.PathLike, data: bytes | str):
@@ -133,7 +105,7 @@ def published_roles(path: str | os.PathLike, data: bytes, settings: Settings) ->
         before, behind = [roles.ids["bos"]] * bool(said[0]), [roles.ids["eos"]] * bool(said[1])
     ours = read(path, _text_only(tokenizer, set(roles.special))).get_vocab(with_added_tokens=True)
     if any(i not in roles.names and ours.get(piece) != i for piece, i in pieces.items()) or any(
-        i >= roles.rows for i in (*before, *behind)
+        i >= roles.size for i in (*before, *behind)
     ):
         raise UserError(f"{path} numbers its added tokens in a way that ptjax cannot follow")
     return dataclasses.replace(roles, before=tuple(before), behind=tuple(behind), file=TOKENIZER_JSON)
@@ -201,17 +173,15 @@ def _tables(tokenizer: dict[str, Any], pieces: list[str], special: np.ndarray) -
         prefix = tokenizer["model"]["continuing_subword_prefix"]
         begins = np.array([not piece.startswith(prefix) for piece in pieces])
         texts = [piece if begins[i] else piece[len(prefix) :] for i, piece in enumerate(pieces)]
-        tables = text_tables(texts, special, ~special & False, begins, [len(text.encode()) for text in texts])
+        tables = text_tables(texts, special, np.zeros_like(special), begins, [len(text.encode()) for text in texts])
         spaced = begins & ~tables["ends_word"]
         return tables | {"piece_bytes": tables["piece_bytes"] + spaced}
     if kind == "marked":
         byte = np.array([bool(re.fullmatch("<0x[0-9A-F]{2}>", piece)) for piece in pieces])
         byte &= bool(tokenizer["model"].get("byte_fallback"))
         return marked_tables(pieces, special, byte)
-    raw = [
-        piece.encode() if plain[i] or special[i] else bytes(_ALPHABET[c] for c in piece)
-        for i, piece in enumerate(pieces)
-    ]
+    written = [not (plain[i] or special[i]) and _ALPHABET.keys() >= set(piece) for i, piece in enumerate(pieces)]
+    raw = [bytes(_ALPHABET[c] for c in p) if is_bytes else p.encode() for p, is_bytes in zip(pieces, written)]
     texts = [data.decode(errors="replace") for data in raw]
     partial = np.array(["\ufffd" in text for text in texts])  # bytes of a character that is not whole
     begins = np.array([data.startswith(b" ") for data in raw])
@@ -236,7 +206,7 @@ def wordpiece(path: str | os.PathLike, vocabulary: bytes, settings: Settings) ->
     _library(path)
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-    pieces = {piece: i for i, piece in enumerate(vocabulary.decode(errors="replace").splitlines())}
+    pieces = {piece: i for i, piece in enumerate(_lines(vocabulary))}
     capitals = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
     special = [piece for piece in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if piece in pieces]
     if "[UNK]" not in pieces:
@@ -259,6 +229,11 @@ def wordpiece(path: str | os.PathLike, vocabulary: bytes, settings: Settings) ->
     return tokenizer.to_str(pretty=True).encode()
 
 
+def _lines(data: bytes) -> list[str]:
+    lines = data.decode(errors="replace").replace("\r\n", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
 def byte_level(path: str | os.PathLike, vocabulary: bytes, merges: bytes, settings: Settings) -> bytes:
     """The tokenizer.json of GPT-2's or RoBERTa's vocab.json and merges.txt."""
     _library(path)
@@ -267,8 +242,7 @@ def byte_level(path: str | os.PathLike, vocabulary: bytes, merges: bytes, settin
     if any(name in settings.family for name in ("qwen", "llama")):
         raise UserError(f"{path}: of {settings.family} ptjax reads tokenizer.json, and there is none beside it")
     pieces = parse(vocabulary, path)
-    lines = merges.decode(errors="replace").splitlines()
-    pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    pairs = [tuple(line.split(" ")) for line in _lines(merges) if line and not line.startswith("#version")]
     try:
         tokenizer = Tokenizer(models.BPE(pieces, pairs))
     except Exception as error:  # the library raises nothing more special

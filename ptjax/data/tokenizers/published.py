@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import re
@@ -14,10 +13,10 @@ import numpy as np
 
 from ptjax.config import UserError
 from ptjax.data.tokenizers import export
-from ptjax.data.tokenizers.base import Tokenizer, write_files
-from ptjax.data.tokenizers.roles import ROLES_FILE, Roles, Settings, find_roles
+from ptjax.data.tokenizers.base import write_files
+from ptjax.data.tokenizers.imported import ImportedTokenizer
+from ptjax.data.tokenizers.roles import Roles, Settings, find_roles
 from ptjax.data.tokenizers.sentencepiece import marked_tables, processor
-from ptjax.data.tokenizers.vocab import Side, VocabSpec
 
 MODELS = ("spiece.model", "spm.model", "tokenizer.model", "sentencepiece.bpe.model")
 
@@ -53,27 +52,18 @@ FAMILIES = {
 }
 
 
-class PublishedSentencePiece(Tokenizer):
-    """A SentencePiece model that others trained, with the ids that its published model has.
+class PublishedSentencePiece(ImportedTokenizer):
+    """A SentencePiece model that others trained, numbered as its published model.
 
     Text is normalised as there (most rules merge spaces; ALBERT's lower-cases), so `decode` gives the normalised text
-    back, and `vocab.piece_bytes` counts it. Arguments as of `HuggingFaceTokenizer`.
+    back, and `vocab.piece_bytes` counts it.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        data: bytes,
-        roles: Roles,
-        others: dict[str, bytes],
-        boundary_side: Side | None = None,
-    ):
-        self.path, self.boundary_side, self.roles = os.fspath(path), roles.side(boundary_side, path), roles
-        self.hash = hashlib.sha256(data + roles.to_json()).hexdigest()
-        self._data, self._others, self._family = data, others, FAMILIES[roles.family]
-        reader = processor(path, data)
+    def __init__(self, path: str | os.PathLike, data: bytes, roles: Roles, *rest, **others):
+        super().__init__(path, data, roles, *rest, **others)
+        self._family, reader = FAMILIES[roles.family], processor(path, data)
         self._number = _numbers(self._family, reader.get_piece_size())  # SentencePiece's id -> the published one
-        special = np.flatnonzero(self.roles.is_special()[self._number])
+        special = np.flatnonzero(np.isin(self._number, roles.special))
         self._reader = processor(path, _text_only(data, reader, special.tolist()))
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
@@ -90,39 +80,21 @@ class PublishedSentencePiece(Tokenizer):
         return text.lower() if self.roles.lower else text
 
     def decode(self, ids: Iterable[int]) -> str:
-        ids = [self._own[i] for i in map(int, ids) if i < len(self._own)]
-        return self._reader.decode([i for i in ids if i >= 0])
+        return self._reader.decode([self._own[i] for i in map(int, ids) if i in self._own])
 
     @functools.cached_property
-    def _own(self) -> list[int]:
-        """SentencePiece's id of each id of text; -1 for a special one."""
-        own = np.full(self.roles.size, -1)
-        own[self._number] = np.arange(len(self._number))
-        return np.where(self.roles.is_special(), -1, own).tolist()
+    def _own(self) -> dict[int, int]:
+        """id -> SentencePiece's, of those that are text."""
+        special = set(self.roles.special)
+        return {i: own for own, i in enumerate(self._number.tolist()) if i not in special}
 
-    def pieces(self, ids: Iterable[int]) -> list[str]:
-        """As they are written in the vocabulary; '' where an id has none."""
-        return [self._pieces[int(i)] for i in ids]
+    def _ordinary_pieces(self) -> dict[int, str]:
+        return dict(zip(self._own, self._reader.id_to_piece(list(self._own.values()))))
 
-    @functools.cached_property
-    def _pieces(self) -> list[str]:
-        pieces = self._reader.id_to_piece([max(i, 0) for i in self._own])
-        return [
-            piece if own >= 0 else self.roles.names.get(i, "") for i, (piece, own) in enumerate(zip(pieces, self._own))
-        ]
-
-    @functools.cached_property
-    def vocab(self) -> VocabSpec:
-        special = self.roles.is_special()
-        byte = np.array(self._reader.is_byte([max(i, 0) for i in self._own])) & ~special
-        return VocabSpec(**self.roles.numbers(self.boundary_side), **marked_tables(self._pieces, special, byte))
-
-    @property
-    def framing(self):
-        return self.roles.before, self.roles.behind
-
-    def files(self) -> dict[str, bytes]:
-        return {**self._others, ROLES_FILE: self.roles.to_json(), self.roles.file: self._data}
+    def _tables(self, pieces: list[str], special: np.ndarray) -> dict[str, np.ndarray]:
+        byte = np.zeros_like(special)
+        byte[list(self._own)] = self._reader.is_byte(list(self._own.values()))
+        return marked_tables(pieces, special, byte)
 
     def export(self, folder: str | os.PathLike, *, added: bool = False) -> list[str]:
         """As it was published; where tokens are `added` to it, ids that it leaves free before them get some, too."""

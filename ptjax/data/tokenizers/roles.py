@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ptjax.config import UserError
 from ptjax.data.tokenizers.vocab import Side
 
@@ -30,7 +28,7 @@ _USUAL = {
 @dataclasses.dataclass(frozen=True)
 class Roles:
     """ids: of each role. special: ids that are no text, names: what their pieces are called, where there is one.
-    rows: of the published table. size: rows, and the ids that are added behind. sides: of a document, on which a
+    rows: of the published table. size: ids in all, some behind the table. sides: of a document, on which a
     boundary can stand. named: roles that have a piece of their own there; another one's piece stands for the others.
     before, behind: ids that frame a text that stands alone. file: name of the tokenizer's own.
     family: of a SentencePiece model. lower: whether that family lower-cases here.
@@ -49,26 +47,14 @@ class Roles:
     family: str = ""
     lower: bool = False
 
-    def numbers(self, boundary_side: Side) -> dict[str, Any]:
-        """The part of a `VocabSpec` that is not about text."""
-        return {
-            "size": self.size,
-            **{f"{role}_id": i for role, i in self.ids.items()},
-            "boundary_id": self.ids["eos" if boundary_side == "end" else "bos"],
-            "boundary_side": boundary_side,
-            "special_ids": self.special,
-            "added": self.size - self.rows,
-        }
-
     def pieces_from(self, first: int) -> dict[int, str]:
         """id -> name of each id from `first` on, which are all special; made up where an id has none."""
         return {i: self.names.get(i, f"<unused_{i}>") for i in range(first, self.size)}
 
-    def is_special(self) -> np.ndarray:
-        """bool[size]"""
-        result = np.zeros(self.size, bool)
-        result[list(self.special)] = True
-        return result
+    def fingerprint(self) -> bytes:
+        """Of what decides about ids and their meaning."""
+        names = ("ids", "special", "rows", "size", "family", "lower")
+        return json.dumps({name: getattr(self, name) for name in names}, sort_keys=True).encode()
 
     def to_json(self) -> bytes:
         return (json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n").encode()
@@ -188,9 +174,10 @@ def find_roles(
             special.add(pieces[piece])
     ids = {role: pieces[piece] for role, piece in declared.items() if piece is not None}
     rows = settings.model.get("vocab_size")
-    rows = max(length, rows if isinstance(rows, int) else 0)
-    if rows > _MOST:
-        raise UserError(f"{settings.folder}: a vocabulary of {rows} ids; its files are damaged, or no tokenizer's")
+    rows = rows if isinstance(rows, int) and rows > 0 else length
+    size = max(length, rows)
+    if size > _MOST:
+        raise UserError(f"{settings.folder}: a vocabulary of {size} ids; its files are damaged, or no tokenizer's")
     for role in ROLES:
         number = settings.model.get(f"{role}_token_id")
         number = number[0] if isinstance(number, list) and number else number
@@ -199,8 +186,7 @@ def find_roles(
         usual = [pieces[piece] for piece in _USUAL[role] if pieces.get(piece) in special]
         if role not in ids and usual:
             ids[role] = usual[0]
-    named, size = tuple(ids), rows
-    sides = _fill(ids)
+    named, sides = tuple(ids), _fill(ids)
     others = {ids[role] for role in ids if role not in ("pad", "mask")}
     if ids.get("mask") in others:
         clash = " and ".join(role for role in named if ids[role] == ids["mask"])
@@ -232,14 +218,12 @@ def _fill(ids: dict[str, int]) -> tuple[Side, ...]:
     """Lets roles that mark the begin of a text stand for each other, and those that mark its end; the sides that have
     one. Where there is only one side, its token marks both."""
     sides = []
-    for side, pair, order in (("end", ("eos", "sep"), 0), ("begin", ("bos", "cls"), 1)):
+    for side, pair in (("end", ("eos", "sep")), ("begin", ("bos", "cls"))):
         there = [ids[role] for role in pair if role in ids]
         if there:
             sides.append(side)
-            for role in pair:
-                ids.setdefault(role, there[0])
+            ids |= {role: ids.get(role, there[0]) for role in pair}
     if sides:
         only = ids["eos" if "end" in sides else "bos"]
-        for role in ("bos", "cls", "eos", "sep", "unk"):
-            ids.setdefault(role, only)
+        ids |= {role: ids.get(role, only) for role in ("bos", "cls", "eos", "sep", "unk")}
     return tuple(sides)
