@@ -11,6 +11,7 @@ The config is a Corpus, or an Experiment, of which data.corpus is taken. --workd
 from pathlib import Path
 
 import chz
+import rich.markup  # noqa: F401  before TFDS patches imports while the bar, in a thread, wants it
 from rich.console import Console
 from rich.progress import FileSizeColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 

@@ -13,7 +13,9 @@ from ptjax.checkpoint import Saved, read_config
 from ptjax.config import from_json
 from ptjax.data.prepared import Prepared
 from ptjax.data.tokenizers import Tokenizer
+from ptjax.embed import POOLING, Pooling
 from ptjax.interop.huggingface import Written, save
+from ptjax.interop.sentences import write_pooling
 from ptjax.train import Experiment
 from ptjax.types import PyTree
 
@@ -44,7 +46,8 @@ def on_disk(saved: Saved, field: str = "params") -> PyTree:
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """step: of the checkpoint. rows: of the vocabulary, of `ids` that the model has. files: of the tokenizer."""
+    """step: of the checkpoint. rows: of the vocabulary, of `ids` that the model has. files: of the tokenizer, and of
+    sentence-transformers where the workdir says how texts become vectors."""
 
     written: Written
     step: int
@@ -81,6 +84,13 @@ def export_workdir(
     described, files = special_ids(tokenizer, rows), []
     if "pairs" in experiment.model.offers:
         described["decoder_start_token_id"] = described.get("pad_token_id")
+    pooling = Pooling.of_workdir(workdir) if (Path(workdir) / POOLING).is_file() else None
+
+    def beside(folder: Path) -> None:
+        files.extend(tokenizer.export(folder, added=added))
+        if pooling:
+            files.extend(write_pooling(folder, pooling, experiment.model.width))
+
     written = save(
         folder,
         experiment.model,
@@ -89,7 +99,7 @@ def export_workdir(
         dtype=dtype,
         only=only,
         described=described,
-        beside=lambda folder: files.extend(tokenizer.export(folder, added=added)),
+        beside=beside,
     )
     return Exported(written, saved.step, rows, vocab.size, tuple(files))
 

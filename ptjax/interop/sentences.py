@@ -1,12 +1,13 @@
 """What sentence-transformers keeps beside a model: how it makes a vector of a text."""
 
+import json
 from pathlib import Path
 
 from ptjax.config import UserError
 from ptjax.embed import Pooling
 from ptjax.interop.tensors import read_json
 
-MODULES, SETTINGS = "modules.json", "sentence_bert_config.json"
+MODULES, POOL, SETTINGS = "modules.json", "1_Pooling", "sentence_bert_config.json"
 # Theirs -> ours, of 1_Pooling/config.json; one of them is to be set.
 _POOLS = {
     "pooling_mode_mean_tokens": "mean",
@@ -43,3 +44,21 @@ def pooling_of(folder: str | Path) -> Pooling | None:
     if length is not None and (type(length) is not int or length < 1):
         raise UserError(f"{folder / SETTINGS} has max_seq_length={length!r}, where a number of tokens is wanted")
     return Pooling(pool=_POOLS[modes[0]], normalise="Normalize" in kinds, length=length)
+
+
+def write_pooling(folder: Path, pooling: Pooling, width: int) -> list[str]:
+    """The inverse: writes what sentence-transformers wants to read beside a model of this width; names of the files."""
+    kinds = ["Transformer", "Pooling", *["Normalize"] * pooling.normalise]
+    paths = ["", POOL, "2_Normalize"]
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(zip(kinds, paths))
+    ]
+    modes = {theirs: ours == pooling.pool for theirs, ours in _POOLS.items()}
+    files = {MODULES: modules, f"{POOL}/config.json": {"word_embedding_dimension": width} | modes}
+    if pooling.length:
+        files[SETTINGS] = {"max_seq_length": pooling.length, "do_lower_case": False}
+    (folder / POOL).mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    return list(files)

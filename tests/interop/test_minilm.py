@@ -18,6 +18,7 @@ from experiments import convert, embed
 from ptjax.config import from_json
 from ptjax.embed import Embedder, Pooling
 from ptjax.interop.huggingface import load
+from ptjax.interop.sentences import pooling_of
 from ptjax.train import Experiment, Run
 from tests.small import call, same
 
@@ -72,4 +73,4 @@ def test_out_and_in_again_is_bitwise_the_same(workdir, tmp_path):
     before, after = (load_file(folder / "model.safetensors") for folder in (FOLDER, out))
     assert before.keys() - after.keys() == {"embeddings.position_ids"} and not after.keys() - before.keys()
     assert all(before[name].dtype == x.dtype and (before[name] == x).all() for name, x in after.items())
-    assert same(load(out).params, load(FOLDER).params)
+    assert same(load(out).params, load(FOLDER).params) and pooling_of(out) == pooling_of(FOLDER)

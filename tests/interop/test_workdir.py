@@ -13,6 +13,7 @@ from ptjax.data.prepare import Corpus, prepare
 from ptjax.data.sources import TextFiles
 from ptjax.data.tokenizers import Imported, open_tokenizer
 from ptjax.embed import Embedder, Pooling
+from ptjax.interop.export import export_workdir
 from ptjax.interop.huggingface import load
 from ptjax.interop.sentences import pooling_of
 from ptjax.interop.workdir import import_workdir
@@ -172,6 +173,9 @@ def test_pooling_is_taken_from_where_it_is_published(folder, tmp_path):
         *embedder.tokenizer.encode("the cat sat on the"),
         3,
     ]
+    export_workdir(tmp_path / "w", tmp_path / "out")  # and goes out again
+    assert pooling_of(tmp_path / "out") == embedder.pooling
+    assert json.loads((tmp_path / "out" / "1_Pooling" / "config.json").read_text())["word_embedding_dimension"] == 16
     there = sentences(folder, tmp_path / "b", kinds=("Transformer", "Pooling"))
     assert pooling_of(there) == Pooling(pool="mean", normalise=False)
 
