@@ -64,7 +64,10 @@ def _cells(result: Result, seconds: float) -> list[Text]:
 
 def set_up_devices() -> None:
     """Eight devices of one CPU, before jax opens any; and little optimisation, since compiling is what takes time."""
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = (
+        "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+        "--xla_llvm_disable_expensive_passes=true --xla_cpu_parallel_codegen_split_count=1"
+    )
     os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
     # XLA's thread pool is as large as the machine: on few cores, devices that wait for each other could fill it.
     os.environ.setdefault("NPROC", "16")

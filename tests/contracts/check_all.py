@@ -1,6 +1,7 @@
 """Every objective on every body under all the laws, and the table of docs/objectives.md from what they found.
 
-make check-all
+    make check-all
+    python -m tests.contracts.check_all BERT GPT     # of these bodies alone
 
 One JSON a pair in runs/check-all; a pair is looked at again when code that it uses has changed.
 """
@@ -11,7 +12,9 @@ import hashlib
 import importlib.util
 import json
 import re
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import chz
@@ -29,11 +32,11 @@ PAGE = ROOT / "docs" / "objectives.md"
 MARKS = "<!-- what make check-all found -->\n", "<!-- end -->"
 
 
-def main() -> None:
+def main(bodies: Sequence[str] = ()) -> None:
     cli.set_up_jax()
     set_up_devices()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for body in cases.SHIPPED_BODIES:
+    for body in bodies or cases.SHIPPED_BODIES:
         for objective in cases.SHIPPED_OBJECTIVES:
             if goes_on(objective, body):
                 found = look(objective, body)
@@ -121,4 +124,4 @@ def imported(path: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
