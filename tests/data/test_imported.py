@@ -456,6 +456,21 @@ def test_numbers_that_nobody_believes(copy):
         open_tokenizer(folder)
 
 
+def test_added_tokens_with_wrong_numbers(copy):
+    folder = copy("qwen2")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"][-1]["id"] += 5
+    change(folder / "tokenizer.json", **tokenizer)
+    with pytest.raises(UserError, match="gives '<tool_call>' the id 507, which is not the next one"):
+        open_tokenizer(folder)
+    tokenizer = json.loads((folder_of("bert") / "tokenizer.json").read_text())
+    tokenizer["post_processor"]["special_tokens"]["[CLS]"]["ids"] = [10**6]
+    folder = copy("bert")
+    change(folder / "tokenizer.json", **tokenizer)
+    with pytest.raises(UserError, match="post_processor has ids that it gives to no piece"):
+        open_tokenizer(folder)
+
+
 def test_roles_that_clash(copy):
     folder = copy("bert")
     change(folder / "tokenizer_config.json", mask_token="[SEP]")
