@@ -93,7 +93,7 @@ class Scripted:
 
     def apply(self, variables, x, *, method, **_):
         if method == "hidden":
-            return type("Hidden", (), {"last": jnp.asarray(self.last), "state": None})
+            return type("Hidden", (), {"last": jnp.asarray(self.last), "state": None}), {}
         if method == "scores":
             return x, jnp.asarray(self.table), None
         assert method == "answer" and np.array_equal(x, self.last)
