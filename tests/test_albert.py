@@ -40,6 +40,8 @@ def test_parameters_of_one_layer_serve_all():
     block = params()["body"]["layers"]["block"]
     assert block["mlp"]["up"]["kernel"].shape == (16, 32)
     assert params()["body"]["embed"]["tokens"].shape == (128, 12)
+    multiplied = 12 * 16 + 3 * (4 * 16**2 + 2 * 16 * 32)  # the projection once, the block three times
+    assert CONFIG.flops_per_token(10) == 2 * multiplied + 3 * 4 * 10 * 16
     more = chz.replace(CONFIG, layers=5)
     other = jax.eval_shape(lambda: init(language_model(more, 90, transform=True, bias=True), jax.random.key(1), 12))
     assert jax.tree.map(jnp.shape, other) == jax.tree.map(jnp.shape, params())
