@@ -11,7 +11,7 @@ when it has imported everything. Predicted is
     save       one leaf three times: as Orbax has compressed it, as read, and as an array
 
 Two shared cores of an AMD EPYC, jax 0.10, for 1.80 GB with a largest leaf of 0.49: load 2.62 GB predicted and 2.49
-measured, half 1.31 and 1.43, import 3.61 and 3.48, save 1.47 and 1.45 to 1.76.
+measured, half 1.31 and 1.43, import 3.61 and 3.48, save 1.47 and 1.44 to 2.06.
 """
 
 import contextlib

@@ -46,7 +46,7 @@ class Albert(Family):
         ours, theirs = "body/layers/block", "albert.encoder.albert_layer_groups.0.albert_layers.0"
         return Table(
             (
-                *embeddings("albert."),
+                *embeddings("albert.", config),
                 *dense("body/projection", "albert.encoder.embedding_hidden_mapping_in"),
                 *dense(f"{ours}/attention/query", f"{theirs}.attention.query"),
                 *dense(f"{ours}/attention/key", f"{theirs}.attention.key"),

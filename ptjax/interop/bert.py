@@ -57,12 +57,13 @@ def norm(ours: str, theirs: str, **more) -> tuple[Entry, Entry]:
     return Entry(f"{ours}/scale", f"{theirs}.weight", **more), Entry(f"{ours}/bias", f"{theirs}.bias", **more)
 
 
-def embeddings(prefix: str) -> tuple[Entry, ...]:
+def embeddings(prefix: str, config: TextModelConfig) -> tuple[Entry, ...]:
     """Tables and their norm. prefix: before the body's names, with its dot."""
+    types = Entry("body/embed/types", f"{prefix}embeddings.token_type_embeddings.weight")
     return (
         Entry("body/embed/tokens", f"{prefix}embeddings.word_embeddings.weight", "table"),
         Entry("body/embed/positions", f"{prefix}embeddings.position_embeddings.weight"),
-        Entry("body/embed/types", f"{prefix}embeddings.token_type_embeddings.weight"),
+        *((types,) if config.types else ()),
         *norm("body/embed_norm", f"{prefix}embeddings.LayerNorm"),
     )
 
@@ -101,7 +102,7 @@ class Bert(Family):
         prediction = "cls.predictions"
         return Table(
             (
-                *embeddings("bert."),
+                *embeddings("bert.", config),
                 *blocks("bert.", config.layers),
                 *dense("pooler/dense", "bert.pooler.dense"),
                 *dense("head/dense", f"{prediction}.transform.dense"),

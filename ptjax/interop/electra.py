@@ -37,7 +37,7 @@ class Electra(Family):
     def table(self, config: ELECTRA) -> Table:
         return Table(
             (
-                *embeddings("electra."),
+                *embeddings("electra.", config),
                 *(dense("body/projection", "electra.embeddings_project") if config.projects else ()),
                 *blocks("electra.", config.layers),
                 *dense("head/dense", "generator_predictions.dense"),

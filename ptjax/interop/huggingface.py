@@ -3,10 +3,10 @@
 What is read is proven first (`look`), and what is written is written whole or not at all. Both go tensor by tensor.
 """
 
-import contextlib
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from flax import traverse_util
 from ptjax import __version__
 from ptjax.checkpoint import listed
 from ptjax.config import UserError
+from ptjax.data.tokenizers import TOKENIZER_FILES
 from ptjax.interop.families import FAMILIES
 from ptjax.interop.family import Family
 from ptjax.interop.published import CONFIG, leaf_shapes, look
@@ -95,7 +96,7 @@ def save(
     Raises:
       UserError: a model or leaves that have no counterpart there, and a folder that is somebody else's.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser().resolve()
     _check_target(folder)
     family = next((family for family in FAMILIES if family.own(config)), None)
     if family is None:
@@ -134,14 +135,22 @@ def save(
     )
 
 
+_OWN = re.compile(r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+
+
 def _check_target(folder: Path) -> None:
-    """Raises UserError where something is there that a folder of ours would replace."""
+    """Raises UserError where something is there that did not come from here, and would be lost."""
     if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
         return
-    with contextlib.suppress(UserError):
-        if folder.is_dir() and "ptjax_version" in read_json(folder / CONFIG):
+    if folder.is_dir() and (folder / CONFIG).is_file() and "ptjax_version" in read_json(folder / CONFIG):
+        names = {path.name for path in folder.iterdir()}
+        strange = sorted(name for name in names - TOKENIZER_FILES if not _OWN.fullmatch(name))
+        if not strange:
             return
-    raise UserError(f"{folder} holds something that ptjax did not write: name another folder, or move it away")
+        found = ", ".join(strange)
+    else:
+        found = "something"
+    raise UserError(f"{folder} holds {found} that ptjax did not write: name another folder, or move it away")
 
 
 def _check_leaves(family: Family, entries: list[Entry], leaves: dict[str, Any], shapes: dict[str, Any]) -> None:

@@ -111,8 +111,8 @@ def look(
       UserError: no such files, or damaged; a model that ptjax does not know; tensors missing, left over, of a wrong
         shape or type.
     """
-    path = Path(folder)
-    path = (path.parent if path.is_file() else path) / CONFIG
+    folder = Path(folder).expanduser()
+    path = (folder.parent if folder.is_file() else folder) / CONFIG
     theirs = read_json(path)
     family, config = _understand(path, theirs)
     config = chz.replace(config, dtype=dtype)
@@ -157,10 +157,10 @@ def _understand(path: Path, theirs: dict[str, Any]) -> tuple[Family, TextModelCo
     model_type = theirs.get("model_type")
     if not isinstance(model_type, str) or model_type not in known:
         raise UserError(f"{path} has model_type={model_type!r}; ptjax knows {_words(known)}")
-    for key in (*_COUNTS, *_SIZES):
-        value, most = theirs.get(key), _MAX_COUNT if key in _COUNTS else _MAX_SIZE
-        if value is not None and (type(value) is not int or not 1 <= value <= most):
-            raise UserError(f"{path} has {key}={value!r}, where a whole number from 1 to {most} is wanted")
+    for key in (*_COUNTS, *_SIZES, "type_vocab_size"):
+        value, least, most = theirs.get(key), int(key != "type_vocab_size"), _MAX_COUNT if key in _COUNTS else _MAX_SIZE
+        if value is not None and (type(value) is not int or not least <= value <= most):
+            raise UserError(f"{path} has {key}={value!r}, where a whole number from {least} to {most} is wanted")
     if theirs.get("vocab_size") is None:
         raise UserError(f"{path} has no vocab_size")
     try:

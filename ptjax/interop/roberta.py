@@ -42,7 +42,7 @@ class Roberta(Family):
     def table(self, config: RoBERTa) -> Table:
         return Table(
             (
-                *embeddings("roberta."),
+                *embeddings("roberta.", config),
                 *blocks("roberta.", config.layers),
                 *dense("pooler/dense", "roberta.pooler.dense"),
                 *dense("head/dense", "lm_head.dense"),

@@ -91,6 +91,8 @@ def read_json(path: Path, kind: type = dict) -> Any:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"There is no {path}: a folder of Hugging Face's has one") from None
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error})") from None
     if not isinstance(found, kind):

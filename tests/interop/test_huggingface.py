@@ -1,6 +1,7 @@
 """Hugging Face's folders: every tensor accounted for in both directions, hostile ones refused whole, and no more of a
 model in memory than one leaf."""
 
+import contextlib
 import functools
 import json
 import re
@@ -13,6 +14,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
@@ -86,6 +89,8 @@ CONFIGS = {
     "no vocabulary": (dict(vocab_size=None), "has no vocab_size"),
     "a size that is negative": (dict(hidden_size=-16), "hidden_size=-16, where a whole number from 1"),
     "a size that is zero": (dict(num_attention_heads=0), "num_attention_heads=0"),
+    "fewer types than none": (dict(type_vocab_size=-1), "type_vocab_size=-1, where a whole number from 0"),
+    "no types": (dict(type_vocab_size=0), "token_type_embeddings.weight: left over"),
     "a size that is a float": (dict(hidden_size=16.0), r"hidden_size=16\.0"),
     "a size that is a bool": (dict(num_hidden_layers=True), "num_hidden_layers=True"),
     "a size that is text": (dict(vocab_size="90"), "vocab_size='90'"),
@@ -116,6 +121,26 @@ def test_a_config_that_is_none(text, said, bert):
     if text is not None:
         (bert / "config.json").write_text(text)
     refused(bert, f"{said}.*|.*config.json {said}")
+
+
+HOSTILE = (None, -1, 0, 1.5, 10**9, "x", [], {}, True, [1], {"a": 1}, 1e400)
+KEYS = [
+    (folder.name, key)
+    for folder in sorted(FIXTURES.iterdir())
+    for key in json.loads((folder / "config.json").read_text())
+]
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(KEYS), st.sampled_from(HOSTILE))
+def test_whatever_a_config_says_is_understood_or_refused(tmp_path_factory, where, value):
+    """Never another exception, nor a table that its net does not have."""
+    name, key = where
+    folder = tmp_path_factory.mktemp("config") / name
+    shutil.copytree(FIXTURES / name, folder)
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | {key: value}))
+    with contextlib.suppress(UserError):
+        look(folder)
 
 
 def test_code_of_a_model_s_own_is_not_run(bert, monkeypatch):
@@ -205,6 +230,10 @@ def test_a_model_lacks_no_head_that_its_class_has(bert):
 
 
 # What is read.
+
+
+def test_a_file_may_be_named():
+    assert_same(load(FIXTURES / "bert" / WEIGHTS).params, loaded("bert").params)
 
 
 def test_a_body_that_was_saved_alone_has_no_prefix(bert):
@@ -420,6 +449,10 @@ def test_what_is_somebody_else_s_is_not_replaced(tmp_path):
     with pytest.raises(UserError, match="did not write"):
         write(tmp_path / "file")
     write(tmp_path / "own")
+    (tmp_path / "own" / "notes.md").write_text("mine")
+    with pytest.raises(UserError, match="own holds notes.md that ptjax did not write"):
+        write(tmp_path / "own")
+    (tmp_path / "own" / "notes.md").unlink()
     write(tmp_path / "own", only=("body",))
     assert load(tmp_path / "own", only=("body",)).params.keys() == {"body"}
 

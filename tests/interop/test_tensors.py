@@ -249,6 +249,12 @@ def test_a_huge_json_is_not_read(tmp_path):
         read_json(tmp_path / "config.json")
 
 
+def test_a_folder_is_no_json(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(UserError, match="Cannot read .*config.json"):
+        read_json(tmp_path / "config.json")
+
+
 class Bomb:
     def __reduce__(self):
         return (open, ("exploded", "w"))
