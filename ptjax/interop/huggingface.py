@@ -6,7 +6,6 @@ What is read is proven first (`look`), and what is written is written whole or n
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from flax import traverse_util
 from ptjax import __version__
 from ptjax.checkpoint import listed
 from ptjax.config import UserError
-from ptjax.data.tokenizers import TOKENIZER_FILES
 from ptjax.interop.families import FAMILIES
 from ptjax.interop.family import Family
 from ptjax.interop.published import CONFIG, leaf_shapes, look
@@ -115,7 +113,7 @@ def save(
     _check_leaves(family, entries, leaves, shapes)
     architecture, expected = _choose(family, table, parts)
     theirs = {"architectures": [architecture], "model_type": family.model_type, "dtype": dtype, "torch_dtype": dtype}
-    theirs |= family.describe(config, rows) | (described or {}) | {"ptjax_version": __version__}
+    theirs |= family.describe(config, rows) | (described or {})
     # transformers leaves the prefix out where there is nothing but the body.
     bare = architecture.endswith("Model") and not architecture.endswith("LMHeadModel")
     name_there = lambda name: name.removeprefix(table.prefix) if bare else name
@@ -123,34 +121,35 @@ def save(
     groups = _groups(entries)
     tensors = {name_there(name): shape_there(group[0]) for group in groups for _, name in group[0].tensors()}
     with new_folder(folder) as temporary:
-        (temporary / CONFIG).write_text(json.dumps(dict(sorted(theirs.items())), indent=2) + "\n")
         writer = Writer(temporary, tensors, dtype, max_shard_bytes)
         for group in groups:
             _write(writer, group, [leaves[entry.ours] for entry in group], rows, name_there, shape_there(group[0]))
         writer.close()
         beside(temporary)
+        # By which it is known, later, that the folder may be replaced.
+        theirs["ptjax"] = {"version": __version__, "files": sorted(_files(temporary))}
+        (temporary / CONFIG).write_text(json.dumps(dict(sorted(theirs.items())), indent=2) + "\n")
     count = sum(math.prod(shape) for shape in tensors.values())
     return Written(
         family.model_type, architecture, parts, expected - parts, held - parts, count, len(tensors), writer.bytes
     )
 
 
-_OWN = re.compile(r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
-
-
 def _check_target(folder: Path) -> None:
     """Raises UserError where something is there that did not come from here, and would be lost."""
-    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
+    if not folder.exists():
         return
-    if folder.is_dir() and (folder / CONFIG).is_file() and "ptjax_version" in read_json(folder / CONFIG):
-        names = {path.name for path in folder.iterdir()}
-        strange = sorted(name for name in names - TOKENIZER_FILES if not _OWN.fullmatch(name))
-        if not strange:
-            return
-        found = ", ".join(strange)
-    else:
-        found = "something"
-    raise UserError(f"{folder} holds {found} that ptjax did not write: name another folder, or move it away")
+    files = _files(folder) if folder.is_dir() else {folder.name}
+    ours = read_json(folder / CONFIG).get("ptjax") if folder.is_dir() and CONFIG in files else None
+    written = ours.get("files") if isinstance(ours, dict) else None
+    strange = [name for name in sorted(files) if name not in (CONFIG, *written)] if written else sorted(files)
+    if strange:
+        found = ", ".join(strange[:5])
+        raise UserError(f"{folder} holds {found}, not written by ptjax: name another folder, or move it away")
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
 
 
 def _check_leaves(family: Family, entries: list[Entry], leaves: dict[str, Any], shapes: dict[str, Any]) -> None:

@@ -155,7 +155,7 @@ def test_ids_of_the_objective_s_own_are_written_if_asked_for(tiny_corpus, said, 
         (["--to={}/a", "--step=77"], "no checkpoint of step 77"),
         (["--to={}/a", "--only=tail"], "there is no tail here: parts are body"),
         (["--to={}/a", "model.width=3"], "no config here to set keys of"),
-        (["--to={}/full"], "holds something that ptjax did not write"),
+        (["--to={}/full"], "holds thesis, not written by ptjax"),
         (["--workdir={}/full"], "is not empty|no tokenizer|neither"),
     ],
 )

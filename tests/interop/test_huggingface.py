@@ -442,7 +442,7 @@ def test_what_is_somebody_else_s_is_not_replaced(tmp_path):
         folder = tmp_path / name.partition(".")[0]
         folder.mkdir()
         (folder / name).write_text(text)
-        with pytest.raises(UserError, match=re.escape(f"{folder} holds something that ptjax did not write")):
+        with pytest.raises(UserError, match=re.escape(f"{folder} holds {name}, not written by ptjax")):
             write(folder)
         assert (folder / name).read_text() == text
     (tmp_path / "file").write_text("")
@@ -450,7 +450,7 @@ def test_what_is_somebody_else_s_is_not_replaced(tmp_path):
         write(tmp_path / "file")
     write(tmp_path / "own")
     (tmp_path / "own" / "notes.md").write_text("mine")
-    with pytest.raises(UserError, match="own holds notes.md that ptjax did not write"):
+    with pytest.raises(UserError, match="own holds notes.md, not written by ptjax"):
         write(tmp_path / "own")
     (tmp_path / "own" / "notes.md").unlink()
     write(tmp_path / "own", only=("body",))
