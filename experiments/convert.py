@@ -64,7 +64,7 @@ def export(flags, only: list[str] | None) -> None:
         parts=", ".join(sorted(written.parts)),
         new=", ".join(sorted(written.new)) + " (drawn by transformers)" * bool(written.new),
         left_out=", ".join([*sorted(written.left_out), *[f"{lost} ids of the vocabulary (see --added)"] * (lost > 0)]),
-        tokenizer=", ".join(done.files),
+        files=", ".join(done.files),
         folder=str(flags.to),
     )
 

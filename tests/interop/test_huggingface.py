@@ -446,7 +446,7 @@ def test_what_is_somebody_else_s_is_not_replaced(tmp_path):
             write(folder)
         assert (folder / name).read_text() == text
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="did not write"):
+    with pytest.raises(UserError, match="file holds file, not written by ptjax"):
         write(tmp_path / "file")
     write(tmp_path / "own")
     (tmp_path / "own" / "notes.md").write_text("mine")
