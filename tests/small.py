@@ -13,6 +13,8 @@ import jax
 import numpy as np
 
 from experiments import cli
+from ptjax.checkpoint import Checkpoints
+from ptjax.config import to_json
 from ptjax.data.pipeline import Data
 from ptjax.logging import Logging
 from ptjax.models import BERT, GPT
@@ -60,6 +62,16 @@ class Runs:
         run = Run.open(experiment(self.corpus, kind, checkpoint=checkpoint, evaluation=Evaluation(every=5)))
         train(run, self.folder / kind)
         return Trained(run, self.folder / kind)
+
+
+def saved(experiment: Experiment, workdir: Path) -> Trained:
+    """A run that has only saved its initial state, as step 0: nothing is trained, and little is compiled."""
+    run, text = Run.open(experiment), to_json(experiment)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints.save(0, run.init(), config_json=text)
+    checkpoints.close()
+    (workdir / "config.json").write_text(text)
+    return Trained(run, workdir)
 
 
 def same(a, b) -> bool:

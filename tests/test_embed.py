@@ -1,5 +1,6 @@
 """Texts as vectors: whatever shares a batch, what is pooled, and the main."""
 
+import functools
 import json
 
 import chz
@@ -32,6 +33,12 @@ def embedder_of(corpus, model, causal: bool, **pooling) -> Embedder:
 
 
 @pytest.fixture(scope="module")
+def masked(tiny_corpus, tmp_path_factory):
+    """A masked language model's run, and its workdir."""
+    return small.saved(small.experiment(tiny_corpus), tmp_path_factory.mktemp("masked"))
+
+
+@pytest.fixture(scope="module")
 def embedder(tiny_corpus):
     return embedder_of(tiny_corpus, BERT(**small.SIZE), False)
 
@@ -40,8 +47,8 @@ def states(embedder, text: str) -> np.ndarray:
     """[n, D]: of the text alone, without padding."""
     ids = embedder.encode(text)[None]
     inputs = TextInput(ids, np.arange(ids.shape[1])[None], Mask(causal=embedder.causal))
-    net = embedder.net
-    return np.asarray(net.apply({"params": embedder.params}, inputs, method="hidden").last[0])
+    apply = jax.jit(functools.partial(embedder.net.apply, method="hidden"))
+    return np.asarray(apply({"params": embedder.params}, inputs).last[0])
 
 
 @pytest.mark.parametrize("kind, pool", [("bert", "mean"), ("bert", "cls"), ("gpt", "last")])
@@ -84,11 +91,10 @@ def test_lengths_are_few(embedder):
     assert first <= 6 and _pooled._cache_size() - original == first, seen
 
 
-def test_who_only_continues_text_does_not_look_ahead(trained, tiny_corpus):
+def test_who_only_continues_text_does_not_look_ahead(tiny_corpus, masked, tmp_path):
     """By the objective that the body was trained with."""
-    for kind, causal in (("causal", True), ("mlm", False)):
-        run, workdir = trained(kind).run, trained(kind).workdir
-        embedder = Embedder.of_workdir(run, workdir, pooling=Pooling(pool="cls", normalise=False))
+    for made, causal in ((small.saved(small.experiment(tiny_corpus, "causal"), tmp_path), True), (masked, False)):
+        embedder = Embedder.of_workdir(made.run, made.workdir, pooling=Pooling(pool="cls", normalise=False))
         assert embedder.causal is causal
         one, other = embedder.embed(["The value", "The name"])
         assert bool(np.abs(one - other).max() < 1e-6) is causal
@@ -112,14 +118,14 @@ def test_a_body_of_pairs_is_refused(tiny_corpus, tmp_path):
 # The main.
 
 
-def test_the_main_shows_similarities(trained, capsys):
-    assert small.call(embed, f"--workdir={trained('mlm').workdir}", "--text=The value", "--text=A name") == 0
+def test_the_main_shows_similarities(masked, capsys):
+    assert small.call(embed, f"--workdir={masked.workdir}", "--text=The value", "--text=A name") == 0
     out = capsys.readouterr().out
     assert "cosine similarity" in out and out.count("1.000") == 2 and "A name" in out
 
 
-def test_the_main_writes_vectors(trained, tmp_path, capsys, monkeypatch):
-    workdir = trained("mlm").workdir
+def test_the_main_writes_vectors(masked, tmp_path, capsys, monkeypatch):
+    workdir = masked.workdir
     texts = [f"--text={text}" for text in TEXTS]
     assert small.call(embed, f"--workdir={workdir}", *texts, f"--output={tmp_path / 'x.npy'}", "--raw") == 0
     assert small.call(embed, f"--workdir={workdir}", *texts, f"--output={tmp_path / 'x.jsonl'}", "--raw") == 0
@@ -140,16 +146,16 @@ def test_the_main_writes_vectors(trained, tmp_path, capsys, monkeypatch):
         (["--text=a", "--output=nowhere/x.npy"], "nowhere"),
     ],
 )
-def test_the_main_explains(trained, arguments, message, capsys):
-    assert small.call(embed, f"--workdir={trained('mlm').workdir}", *arguments) == 2
+def test_the_main_explains(masked, arguments, message, capsys):
+    assert small.call(embed, f"--workdir={masked.workdir}", *arguments) == 2
     assert message in capsys.readouterr().err
 
 
-def test_pooling_beside_the_weights_is_the_default(trained, tmp_path):
-    run = trained("mlm").run
+def test_pooling_beside_the_weights_is_the_default(masked, tmp_path):
+    run = masked.run
     (tmp_path / POOLING).write_text(to_json(Pooling(pool="last", length=5)))
     assert Pooling.of_workdir(tmp_path) == Pooling(pool="last", length=5)
-    assert Pooling.of_workdir(trained("mlm").workdir) == Pooling()
+    assert Pooling.of_workdir(masked.workdir) == Pooling()
     with pytest.raises(ValueError, match="at least 1"):
         chz.replace(Pooling(), length=0)
-    assert Embedder.of_workdir(run, trained("mlm").workdir).pooling == Pooling()
+    assert Embedder.of_workdir(run, masked.workdir).pooling == Pooling()

@@ -10,19 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import pretrain
+from experiments import pretrain, show
 from ptjax import config as config_lib
 from ptjax.checkpoint import Checkpoints, read_config
 from ptjax.config import UserError, to_json
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.learner import Learner
-from ptjax.logging import read_metrics
+from ptjax.loop import Loop
 from ptjax.models import BERT, GPT, Llama
 from ptjax.models.heads import init, logical_axes
 from ptjax.objectives import MLM, CausalLM, Hybrid, SpanCorruption
 from ptjax.optim import AdamW, Constant
 from ptjax.partition import MeshConfig
-from ptjax.train import Checkpointing, Evaluation, Run, train
+from ptjax.train import Run, train
 from ptjax.weights import Transplant, convert
 from tests import small
 from tests.contracts.cases import batch, experiment
@@ -180,11 +180,12 @@ def test_training_goes_on_each_step_of_the_way():
     model, params, last, losses = chz.replace(GPT_, std=0.02), None, None, []
     rows = batch()
     trainers = {}
-    for objective in (CausalLM(), MLM(rate=0.2), CausalLM()):
+    for objective in (CausalLM(), MLM(rate=0.2)):
         e = experiment(objective, model, optimizer=AdamW(peak_lr=3e-3, schedule=Constant(warmup=0)))
-        learner = trainers.setdefault(type(objective), Learner(e, VOCAB))
-        step = trainers.setdefault((type(objective), "step"), jax.jit(learner.train_step))
-        state = jax.jit(learner.init_state)(np.uint32(0))
+        learner = Learner(e, VOCAB)
+        trainers[objective] = jax.jit(learner.init_state)(np.uint32(0)), jax.jit(learner.train_step)
+    for objective in (*trainers, CausalLM()):
+        state, step = trainers[objective]
         if params is not None:
             state = state.replace(params=convert(params, last, objective, model, VOCAB))
             assert same(state.params["body"], params["body"])
@@ -202,35 +203,43 @@ def test_training_goes_on_each_step_of_the_way():
 # Runs.
 
 
+@pytest.fixture(scope="module")
+def causal(tiny_corpus, tmp_path_factory):
+    """The run of a decoder, with its workdir; its seed is not that of the runs that begin with it."""
+    return small.saved(small.experiment(tiny_corpus, "causal", seed=1), tmp_path_factory.mktemp("causal"))
+
+
 def begun(corpus, kind: str, source, **changes):
-    return small.experiment(corpus, kind, init_from=str(source), evaluation=Evaluation(batches=1), **changes)
+    return small.experiment(corpus, kind, init_from=str(source), **changes)
 
 
-def test_a_run_begins_with_another_and_resumes_without_it(tiny_corpus, trained, tmp_path):
-    """The decoder's body under masked language modelling; 4 steps and 4 are 8, also where the source has gone."""
-    causal = trained("causal")
+def test_a_run_begins_with_another_and_resumes_without_it(tiny_corpus, causal, tmp_path, monkeypatch):
+    """A decoder's body under masked language modelling; what the loop is given to go on from."""
+    monkeypatch.setattr(Loop, "run", lambda self, state, start: (state, start))
     source = tmp_path / "source"
     shutil.copytree(causal.workdir, source)
-    every = Checkpointing(every=4, minutes=None, best=None, keep=9)
-    e = begun(tiny_corpus, "mlm", source, model=small.KINDS["causal"][1], steps=8, checkpoint=every)
-    run, events = Run.open(e), []
-    assert same(run.init().params["body"], causal.run.restore_params(source)["body"])
-    straight, _ = train(run, tmp_path / "straight", on_event=events.append)
-    assert events[0] == f"Begins with the weights of {source}: body taken; head fresh"
+    e, events = begun(tiny_corpus, "mlm", source, model=small.KINDS["causal"][1]), []
+    run = Run.open(e)
+    state, start = train(run, tmp_path / "run", on_event=events.append)
+    assert start == 0 == int(state.step) and same(state.params["body"], causal.run.restore_params(source)["body"])
+    assert events == [f"Begins with the weights of {source}: body taken; head fresh"]
+    assert config_lib.from_json(read_config(tmp_path / "run")).init_from == str(source)
+
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    later = state.replace(step=state.step + 4, params=jax.tree.map(lambda x: x + 1, state.params))
+    checkpoints.save(4, later, config_json=to_json(e))
+    checkpoints.close()
     shutil.rmtree(source)
-    events.clear()
-    del run.beginning  # the same compiled steps, and nothing that was looked up
-    state, _ = train(run, small.rewound(tmp_path / "straight", 4, tmp_path / "again"), on_event=events.append)
-    assert not any("Begins" in event for event in events)
-    assert "Resuming from step 4 of 8" in [event["text"] for event in read_metrics(tmp_path / "again", "event")]
-    assert same(jax.device_get(state), jax.device_get(straight))
-    assert config_lib.from_json(read_config(tmp_path / "again")).init_from == str(source)
+    again, start = train(Run.open(e), tmp_path / "run", on_event=events.append)
+    assert start == 4 and same(again, later) and len(events) == 1
+    with pytest.raises(UserError, match="no such folder"):  # but a fresh start wants it
+        train(Run.open(e), tmp_path / "other", on_event=events.append)
 
 
-def test_the_average_is_taken_where_one_is_kept(tiny_corpus, tmp_path):
+def test_the_average_is_taken_where_one_is_kept(tiny_corpus, causal, tmp_path):
     e = small.experiment(tiny_corpus, "causal", ema=0.5)
-    state = Run.open(e).init()
-    state = state.replace(ema=jax.tree.map(lambda x: 2 * x + 1, state.ema))
+    state, _ = Checkpoints(causal.workdir / "checkpoints").restore(causal.run.abstract)
+    state = state.replace(ema=jax.tree.map(lambda x: 2 * x + 1, state.params))
     (tmp_path / "config.json").write_text(to_json(e))
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     checkpoints.save(3, state, config_json=to_json(e))
@@ -240,10 +249,10 @@ def test_the_average_is_taken_where_one_is_kept(tiny_corpus, tmp_path):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(begins.opt_state))
 
 
-def test_a_mesh_begins_with_the_same(tiny_corpus, trained):
+def test_a_mesh_begins_with_the_same(tiny_corpus, causal):
     """Also where the source's table does not divide as this run's does, and has to grow."""
     model = chz.replace(small.KINDS["causal"][1], vocab_multiple=1)
-    e = begun(tiny_corpus, "causal", trained("causal").workdir, objective=Hybrid(), model=model)
+    e = begun(tiny_corpus, "causal", causal.workdir, objective=Hybrid(), model=model)
     one = Run.open(chz.replace(e, mesh=MeshConfig(data=1)), jax.devices()[:1]).init()
     run = Run.open(chz.replace(e, mesh=MeshConfig(data=2, fsdp=2, tensor=2)))
     mesh = run.init()
@@ -253,8 +262,8 @@ def test_a_mesh_begins_with_the_same(tiny_corpus, trained):
     assert any(not sharding.is_fully_replicated for sharding in jax.tree.leaves(run.shardings.params))
 
 
-def test_what_does_not_fit_is_said_before_anything_compiles(tiny_corpus, trained, tmp_path, monkeypatch):
-    source = trained("causal").workdir
+def test_what_does_not_fit_is_said_before_anything_compiles(tiny_corpus, causal, tmp_path, monkeypatch):
+    source = causal.workdir
     monkeypatch.setattr(jax, "jit", lambda *_, **__: pytest.fail("compiles"))
 
     def message(source, **changes) -> str:
@@ -274,9 +283,9 @@ def test_what_does_not_fit_is_said_before_anything_compiles(tiny_corpus, trained
     assert "model.width: 32 there, 64 here" in wide
 
 
-def test_another_tokenizer_is_refused(tiny_corpus, trained, tmp_path):
+def test_another_tokenizer_is_refused(tiny_corpus, causal, tmp_path):
     """As far as the source's corpus is still there to tell."""
-    shutil.copytree(trained("causal").workdir, tmp_path / "source")
+    shutil.copytree(causal.workdir, tmp_path / "source")
     other = tmp_path / "corpus"
     other.mkdir()
     kept = tmp_path / "source" / "config.json"
@@ -290,14 +299,16 @@ def test_another_tokenizer_is_refused(tiny_corpus, trained, tmp_path):
         Run.open(e).beginning
 
 
-def test_a_config_that_shapes_do_not_show_is_told(tiny_corpus, trained):
+def test_a_config_that_shapes_do_not_show_is_told(tiny_corpus, causal):
     model = chz.replace(small.KINDS["causal"][1], epsilon=1e-3, dropout=0.3)
-    run = Run.open(begun(tiny_corpus, "causal", trained("causal").workdir, model=model))
+    run = Run.open(begun(tiny_corpus, "causal", causal.workdir, model=model))
     assert str(run.beginning).endswith("body taken; model.epsilon: 1e-05 there, 0.001 here")
 
 
-def test_a_dry_run_says_what_would_be_taken(tiny_corpus, trained, tmp_path, capsys):
-    (tmp_path / "config.json").write_text(to_json(begun(tiny_corpus, "causal", trained("causal").workdir)))
+def test_a_dry_run_says_what_would_be_taken(tiny_corpus, causal, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pretrain, "summarize", lambda run: None)  # which compiles
+    monkeypatch.setattr(show, "summary", lambda summary: None)
+    (tmp_path / "config.json").write_text(to_json(begun(tiny_corpus, "causal", causal.workdir)))
     assert small.call(pretrain, f"--workdir={tmp_path}", "--dry-run") == 0
     assert "body taken" in capsys.readouterr().out
     assert not (tmp_path / "checkpoints").exists()
