@@ -13,6 +13,7 @@ from ptjax.metrics import unigram_entropy
 from ptjax.plot import loss_curve
 from ptjax.summary import summarize
 from ptjax.train import Experiment, Run, train
+from ptjax.weights import config_of
 
 from . import cli, show
 from .prepare import ensure_prepared
@@ -23,6 +24,8 @@ FLAGS = {"--dry-run": dict(action="store_true", help="print parameters, FLOPs, m
 def main(command: cli.Command) -> None:
     experiment, workdir = command.config, command.workdir
     print(describe(experiment), flush=True)
+    if experiment.init_from and not (workdir / "checkpoints").exists():
+        config_of(experiment.init_from)  # what is not there is said before a corpus is prepared
     if jax.process_index() == 0:
         ensure_prepared(experiment.data.corpus)
     if jax.process_count() > 1:

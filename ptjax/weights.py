@@ -171,6 +171,23 @@ def convert(
     return jax.jit(lambda params: transplant(params, init(net, jax.random.key(seed), length)))(params)
 
 
+def config_of(folder: str | Path) -> tuple[Path, dict]:
+    """A folder of weights, and its config.json, parsed. Raises UserError where there is none."""
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"init_from={folder}: there is no such folder")
+    try:
+        there = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError):
+        there = None
+    if not isinstance(there, dict):
+        raise UserError(
+            f"init_from={folder} is neither the workdir of a run nor a Hugging Face folder: there is no readable "
+            f"{CONFIG} in it"
+        )
+    return folder, there
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
     """Weights in a folder, looked at and not yet read.
@@ -193,18 +210,7 @@ class Source:
         tokenizer: of the run that is to begin with them. Raises UserError: no such folder, or neither of the two;
         another tokenizer, as far as it is known.
         """
-        folder = Path(folder).expanduser()
-        if not folder.is_dir():
-            raise UserError(f"init_from={folder}: there is no such folder")
-        try:
-            there = json.loads((folder / CONFIG).read_text())
-        except (OSError, ValueError):
-            there = None
-        if not isinstance(there, dict):
-            raise UserError(
-                f"init_from={folder} is neither the workdir of a run nor a Hugging Face folder: there is no readable "
-                f"{CONFIG} in it"
-            )
+        folder, there = config_of(folder)
         return _workdir(folder, tokenizer) if "" in there else _published(folder, tokenizer)
 
     def fit(self, target: PyTree, axes: PyTree, size: int, model: TextModelConfig) -> "Beginning":

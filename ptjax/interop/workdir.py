@@ -31,6 +31,8 @@ def import_workdir(folder: str | Path, workdir: str | Path, *, only: Collection[
     `open_tokenizer` raise; a workdir that exists.
     """
     workdir = Path(workdir).expanduser().absolute()
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: there is no such folder")
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"{workdir} is not empty: name another --workdir, or move it away")
     tokenizer = open_tokenizer(folder)
