@@ -10,18 +10,20 @@ import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
-from ptjax import partition
+from ptjax import check, partition
 from ptjax.config import UserError, from_json, load, override, to_json
 from ptjax.learner import Learner
 from ptjax.models import T5, Llama, XLNet
+from ptjax.models.base import TextModelConfig
 from ptjax.models.feed_forward import Experts
 from ptjax.models.heads import init, language_model, new_cache
 from ptjax.nn.moe import MoE, arranged, block_size
+from ptjax.nn.stack import Stack
 from ptjax.objectives.base import StepContext
 from ptjax.optim import AdamW, Constant
 from ptjax.partition import MeshConfig, Rules, make_mesh
 from ptjax.summary import active
-from ptjax.types import Mask, TextInput
+from ptjax.types import Hidden, Mask, TextInput
 from tests.contracts import cases
 from tests.interop import parity
 
@@ -142,11 +144,10 @@ def test_experts_that_no_token_chooses_learn_nothing():
     "config",
     [
         MeshConfig(data=2, expert=2, tensor=2),
-        MeshConfig(data=1, fsdp=2, expert=4),
         MeshConfig(data=4, tensor=2, rules=Rules(experts="tensor", mlp=None)),
         MeshConfig(data=2, fsdp=2, expert=2, rules=Rules(experts=None)),
     ],
-    ids=["data x expert x tensor", "fsdp x expert", "experts by tensor", "experts whole"],
+    ids=["data x expert x tensor", "experts by tensor", "experts whole"],
 )
 def test_a_mesh_gives_the_same(config):
     """Answers, what is sown, and gradients of kernels and tokens."""
@@ -185,39 +186,73 @@ def test_where_experts_live():
         Learner(cases.experiment("causal", odd), cases.VOCAB).shardings(make_mesh(mesh))
 
 
-def auxiliary_of(learner, params, rows):
-    """What the body sows of these rows, meaned over layers."""
-    inputs = learner.objective.inputs(rows, learner.vocab)
-    _, sown = learner.net.apply({"params": params}, inputs, method="hidden", mutable=["auxiliary"])
-    return {name: value.mean() for name, (value,) in sown["auxiliary"]["body"]["layers"]["block"]["mlp"].items()}
+class Sowing(nn.Module):
+    """A body of a table alone, whose auxiliary loss is no sum over examples: the squared mean of all that it reads."""
+
+    vocab_size: int
+
+    def setup(self):
+        draw = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "table"))
+        self.tokens = self.param("tokens", draw, (self.vocab_size, 32))
+        self.layers = Stack(Squared(parent=None), 2, unroll=False, remat="none")
+
+    def __call__(self, inputs, state=None, *, train):
+        x_BLD, _ = self.layers(self.tokens[inputs.tokens], inputs.mask, state, train)
+        return Hidden(x_BLD)
+
+    def table(self):
+        return self.tokens
+
+
+class Squared(nn.Module):
+    def setup(self):
+        self.scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.normal(1.0), ()), ())
+
+    def __call__(self, x_BLD, mask, cache, train):
+        self.sow("auxiliary", "square", (self.scale * x_BLD).mean() ** 2)
+        self.sow("auxiliary", "shown", self.scale)
+        return x_BLD, cache
+
+
+@chz.chz
+class SowingConfig(TextModelConfig):
+    @property
+    def auxiliary(self):
+        return {"square": 70.0, "absent": 1.0}
+
+    def build(self, vocab_size):
+        return Sowing(vocab_size)
 
 
 def test_parts_of_a_batch_have_their_own_auxiliary_losses_and_the_mean_counts():
-    """Under pmap with accumulation: sixteen parts of a row each."""
-    coefficients, rate = {"balance": 0.6, "router_z": 0.2}, 0.5
+    """Under pmap with accumulation: sixteen parts of a row each. Of two layers the mean counts too."""
     layout = dict(accumulation=2, mesh=MeshConfig(layout="pmap"))
-    trainer, rows = cases.Trainer(experiment(**coefficients, **layout)), cases.batch()
-    learner, start = trainer.learner, trainer.params
+    trainer, rows = cases.Trainer(cases.experiment("causal", SowingConfig(**cases.SIZE), **layout)), cases.batch()
+    learner, start, rate = trainer.learner, trainer.params, 0.5
     metrics = trainer.train([rows])
 
     def minimised(params):
-        """With the auxiliary losses of each row by itself."""
-        one = lambda row: auxiliary_of(learner, params, jax.tree.map(lambda x: x[None], row))
-        sown = jax.tree.map(jnp.mean, jax.lax.map(one, rows))
+        """By the formula."""
+        body = params["body"]
+        scale_N = body["layers"]["block"]["scale"]
+        x_B = body["tokens"][rows["tokens"]].mean(axis=(1, 2))
+        square = jnp.mean((scale_N[:, None] * x_B) ** 2)
         total = learner.objective.losses(learner.net, {"params": params}, rows, StepContext(cases.VOCAB)).totals
         loss = total["causal"] / learner.objective.weights(rows, cases.VOCAB)["causal"]
-        auxiliary = sum(factor * sown[name] for name, factor in coefficients.items())
-        return loss + auxiliary, (sown, loss)
+        return loss + 70 * square, {"loss": loss, "auxiliary/square": square, "auxiliary/shown": scale_N.mean()}
 
-    gradient, (sown, loss) = jax.jit(jax.grad(minimised, has_aux=True))(start)
-    assert sown.keys() == {"balance", "router_z", "busiest"}
-    for name, value in sown.items():
-        assert metrics[f"auxiliary/{name}"] == pytest.approx(float(value), rel=1e-5)
-    assert metrics["loss"] == pytest.approx(float(loss), rel=1e-6)  # the objective's, comparable with any body's
+    gradient, shown = jax.jit(jax.grad(minimised, has_aux=True))(start)
+    assert {name for name in metrics if name.startswith("auxiliary/")} < shown.keys()
+    for name, value in shown.items():  # the loss is the objective's, comparable with any body's
+        assert metrics[name] == pytest.approx(float(value), rel=1e-5), name
     expected = jax.tree.map(lambda p, g: p - rate * g, start, gradient)
     assert cases.distance(expected, trainer.params) < 2e-5
-    router = gradient["body"]["layers"]["block"]["mlp"]["router"]["kernel"]
-    assert np.abs(router).max() > 1e-3
+    assert np.abs(gradient["body"]["layers"]["block"]["scale"]).min() > 1e-3  # from the auxiliary loss alone
+
+
+def test_laws_of_layouts_skip_what_they_cannot_ask():
+    results = list(check.check(cases.experiment("causal", SowingConfig(**cases.SIZE)), {"pmap": check.LAWS["pmap"]}))
+    assert [result.note for result in results] == ["the body has losses that are no sums over examples"]
 
 
 def test_a_body_without_experts_shows_nothing():
@@ -254,10 +289,11 @@ def test_one_batch_is_learned_and_experts_are_balanced():
     assert last["loss"] < 0.5 * first["loss"]
 
 
-def test_how_layers_run_does_not_matter():
+def test_recomputed_or_with_a_cache():
     tokens, positions = cases.batch()["tokens"][:2], np.broadcast_to(np.arange(cases.LENGTH, dtype=np.int32), (2, 32))
     net_of = functools.partial(language_model, vocab_size=300, transform=False, bias=False)
-    params = jax.jit(lambda: init(net_of(BODY), jax.random.key(0), 32))()
+    shapes, random = jax.eval_shape(lambda: init(net_of(BODY), jax.random.key(0), 32)), np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.2, leaf.shape), jnp.float32), shapes)
 
     def run(body):
         def total(params):
@@ -268,9 +304,9 @@ def test_how_layers_run_does_not_matter():
         return jax.jit(jax.grad(total, has_aux=True))(params)
 
     gradient, expected = run(BODY)
-    other, hidden = run(chz.replace(BODY, unroll=True, remat="full"))
+    other, hidden = run(chz.replace(BODY, remat="full"))
     np.testing.assert_allclose(hidden, expected, atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), gradient, other)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(a).max()), gradient, other)
 
     @jax.jit
     def read(tokens, positions, cache):
@@ -282,7 +318,7 @@ def test_how_layers_run_does_not_matter():
     for piece in (slice(0, 16), slice(16, 32)):
         part, cache = read(tokens[:, piece], positions[:, piece], cache)
         parts.append(part)
-    np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, atol=1e-4)
 
 
 # As published, and as configs.
