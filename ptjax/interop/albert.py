@@ -25,7 +25,7 @@ OWN_FIXED = {key: value for key, value in FIXED.items() if key != "hidden_act"} 
 ACTIVATIONS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "exact"}
 
 
-class Albert(Family):
+class AlbertFamily(Family):
     model_type = "albert"
     body = ALBERT
     architectures = {

@@ -83,7 +83,7 @@ def blocks(prefix: str, count: int) -> tuple[Entry, ...]:
     )
 
 
-class Bert(Family):
+class BertFamily(Family):
     model_type = "bert"
     body = BERT
     architectures = {

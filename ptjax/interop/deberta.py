@@ -39,7 +39,7 @@ COPIES = {
 }
 
 
-class DebertaV2(Family):
+class DebertaV2Family(Family):
     """The head's tensors have the authors' names, as in the published models, or those of BERT's head, as transformers
     writes them with `legacy`; either way they are read, and the authors' are written. The published third version has
     besides the head that detected replacements, which is not ours and is left out, as transformers leaves it."""

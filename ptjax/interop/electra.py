@@ -19,7 +19,7 @@ OWN_FIELDS = FIELDS | {
 }
 
 
-class Electra(Family):
+class ElectraFamily(Family):
     model_type = "electra"
     body = ELECTRA
     architectures = {

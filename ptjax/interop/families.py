@@ -1,32 +1,32 @@
 """All families of published models that ptjax reads and writes."""
 
-from ptjax.interop.albert import Albert
-from ptjax.interop.bert import Bert
-from ptjax.interop.deberta import DebertaV2
-from ptjax.interop.electra import Electra
+from ptjax.interop.albert import AlbertFamily
+from ptjax.interop.bert import BertFamily
+from ptjax.interop.deberta import DebertaV2Family
+from ptjax.interop.electra import ElectraFamily
 from ptjax.interop.family import Family
-from ptjax.interop.gpt2 import GPT2
+from ptjax.interop.gpt2 import GPT2Family
 from ptjax.interop.llama import LlamaFamily, MistralFamily, Qwen2Family, Qwen3Family
 from ptjax.interop.mixtral import MixtralFamily, Qwen3MoeFamily
-from ptjax.interop.modernbert import ModernBert
-from ptjax.interop.roberta import Roberta
+from ptjax.interop.modernbert import ModernBertFamily
+from ptjax.interop.roberta import RobertaFamily
 from ptjax.interop.t5 import T5Family
 from ptjax.interop.xlnet import XLNetFamily
 
 FAMILIES: tuple[Family, ...] = (
-    Albert(),
-    Bert(),
-    DebertaV2(),
-    Electra(),
-    GPT2(),
+    AlbertFamily(),
+    BertFamily(),
+    DebertaV2Family(),
+    ElectraFamily(),
+    GPT2Family(),
     LlamaFamily(),
     MistralFamily(),
     MixtralFamily(),
-    ModernBert(),
+    ModernBertFamily(),
     Qwen2Family(),
     Qwen3Family(),
     Qwen3MoeFamily(),
-    Roberta(),
+    RobertaFamily(),
     T5Family(),
     XLNetFamily(),
 )

@@ -28,7 +28,7 @@ FIXED = {
 }
 
 
-class GPT2(Family):
+class GPT2Family(Family):
     """Kernels are [inputs, outputs]; queries, keys and values are thirds of one tensor."""
 
     model_type = "gpt2"

@@ -42,7 +42,7 @@ THETAS = {
 }
 
 
-class ModernBert(Family):
+class ModernBertFamily(Family):
     """Queries, keys and values are thirds of one tensor, the two inner kernels of the feed-forward part halves.
 
     transformers has one dropout for attention's probabilities and for what attention adds: an export has that of the

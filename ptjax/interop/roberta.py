@@ -12,7 +12,7 @@ from ptjax.models.sentence_net import NextSentenceModel, sentence_pair_model
 from ptjax.objectives import MLM
 
 
-class Roberta(Family):
+class RobertaFamily(Family):
     """Their position table counts the rows in front of the first position too, of which the padding has one."""
 
     model_type = "roberta"

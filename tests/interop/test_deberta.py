@@ -9,12 +9,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ptjax.config import UserError
-from ptjax.interop.deberta import COPIES, HEAD, LEGACY, DebertaV2
+from ptjax.interop.deberta import COPIES, HEAD, LEGACY, DebertaV2Family
 from ptjax.interop.huggingface import load
 from ptjax.models import DeBERTa
 from tests.interop.parity import FAMILIES
 
-FAMILY = DebertaV2()
+FAMILY = DebertaV2Family()
 # What the published config.json of every model have alike; they name no architecture and have no `legacy`.
 PUBLISHED = dict(
     model_type="deberta-v2",

@@ -4,7 +4,7 @@ import chz
 import pytest
 
 from ptjax.config import UserError
-from ptjax.interop.modernbert import ModernBert
+from ptjax.interop.modernbert import ModernBertFamily
 from ptjax.models import ModernBERT
 
 # Beside the weights of answerdotai/ModernBERT-base, written by transformers 4.47, without what speaks of the tokenizer.
@@ -45,7 +45,7 @@ PUBLISHED = {
     "vocab_size": 50368,
 }
 LARGE = dict(num_hidden_layers=28, hidden_size=1024, num_attention_heads=16, intermediate_size=2624)
-FAMILY = ModernBert()
+FAMILY = ModernBertFamily()
 
 
 def test_published_configs_are_the_presets():
