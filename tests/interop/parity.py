@@ -4,6 +4,7 @@ import functools
 import json
 from pathlib import Path
 
+import chz
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,14 +26,15 @@ class Parity:
     """One folder, as ptjax.interop reads it, with the net in which it was pre-trained.
 
     Its documents are read in two layouts, "padded", one a row, and "packed", all in one: the rows of one batch.
+    change: of our config, what the files do not say.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, **change):
         self.folder = folder
         self.theirs = json.loads((folder / "config.json").read_text())
         self.frozen = dict(np.load(folder / "expected.npz"))
         loaded = load(folder)
-        self.config, self.family, self.rows = loaded.config, loaded.family, loaded.rows
+        self.config, self.family, self.rows = chz.replace(loaded.config, **change), loaded.family, loaded.rows
         self.objective = self.family.objective(frozenset(loaded.params))
         self.net = self.objective.net(self.config, VocabSpec.synthetic(self.rows))
         self.table = self.family.table(self.config)
@@ -102,6 +104,10 @@ class Parity:
     def gradients(self, layout: str) -> dict[str, np.ndarray]:
         """Ours of the loss, by the published names."""
         _, gradients = self.compiled(self.params, np.array([layout == one for one in LAYOUTS], np.float32))
+        return self.published(gradients)
+
+    def published(self, gradients) -> dict[str, np.ndarray]:
+        """A tree like params, by the published names. Raises AssertionError where padding is not zero."""
         leaves, parts = flatten_dict(jax.tree.map(np.asarray, gradients), sep="/"), {}
         for entry in self.table.entries:
             leaf = leaves.get(entry.ours)  # None of parts that the files lack
@@ -141,6 +147,6 @@ OUTPUTS = {"logits": _logits, "answer": _answer, "hidden": _hidden}
 
 
 @functools.cache
-def frozen(name: str) -> Parity:
+def frozen(name: str, **change) -> Parity:
     """That of a fixture, compiled once a process."""
-    return Parity(FAMILIES / name)
+    return Parity(FAMILIES / name, **change)
