@@ -16,7 +16,10 @@ def summary(s: Summary) -> None:
     table = Table(title="parameters", title_justify="left", box=None, show_header=False, pad_edge=False)
     for name, number in s.parameters.items():
         table.add_row(name, f"{number:,}")
-    table.add_row("in all", f"{sum(s.parameters.values()):,}")
+    total = sum(s.parameters.values())
+    table.add_row("in all", f"{total:,}")
+    if s.active < total:
+        table.add_row("of which a token meets", f"{s.active:,}")
     console.print(table)
     compiled = f"; the compiler counts {s.compiled_flops / 1e9:.1f} (a scanned stack once)" if s.compiled_flops else ""
     console.print(f"FLOPs a step  {s.flops / 1e9:.1f} G by the formula{compiled}")

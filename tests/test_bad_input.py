@@ -83,7 +83,10 @@ def own_corpus(tiny_corpus, tmp_path):
         (["steps=ten"], "'steps' expects int, got 'ten'"),
         (["steps=0"], "steps must be at least 1"),
         (["seed=-1"], r"seed must be in \[0, 2\*\*32\)"),
-        (["data.batch_size=12"], "data.batch_size=12 does not divide into mesh.data . mesh.fsdp . mesh.expert = 8 .* such as 8"),
+        (
+            ["data.batch_size=12"],
+            "data.batch_size=12 does not divide into mesh.data . mesh.fsdp . mesh.expert = 8 .* such as 8",
+        ),
         (["data.batch_size=8", "accumulation=2"], "use a multiple of 16, such as 16"),
         (["data.batch_size=0"], "batch_size=0"),
         (["data.length=128"], "data.length=128 is longer than the position table: set model.max_length=128 or more"),
