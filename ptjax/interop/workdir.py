@@ -36,14 +36,16 @@ def import_workdir(folder: str | Path, workdir: str | Path, *, only: Collection[
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"{workdir} is not empty: name another --workdir, or move it away")
     tokenizer = open_tokenizer(folder)
-    found = look(folder, vocab_size=tokenizer.vocab.size, only=only)
+    found = look(folder, only=only)
+    objective = found.family.objective(found.parts)
+    found = look(folder, vocab_size=objective.vocabulary(tokenizer.vocab).size, only=only)
     pooling = pooling_of(folder)
     with disk_errors(workdir), new_folder(workdir) as temporary:
         corpus = chz.replace(write_tokenizer(temporary / "corpus", tokenizer), path=str(workdir / "corpus"))
         length = min(found.config.max_length, LONGEST)
         config = Experiment(
             model=found.config,
-            objective=found.family.objective(found.parts),
+            objective=objective,
             data=Data(corpus=corpus, length=length, batch_size=8),
             steps=1,
         )

@@ -56,9 +56,9 @@ class Denoising:
 
     Source: the text, each span replaced by a sentinel. Target: sentinel, span, sentinel, span, ..., last sentinel, for
     each document that lost something (figure 2 of T5's paper; its code ends on EOS instead). Sentinel k stands for span
-    k of its *document* and is id `vocab.extra_ids[k]`, so that packed documents read as they do alone. (T5 numbers them
-    down from the end of its vocabulary: the same by other names.) What the decoder reads is the target moved by one,
-    beginning with the pad token, as in T5.
+    k of its *document* and is id `vocab.extra_ids[k]`, so that packed documents read as they do alone. (T5's
+    tokenizer has sentinels of its own, which count down from the end of its vocabulary: they are used.) What the
+    decoder reads is the target moved by one, beginning with the pad token, as in T5.
 
     Rows have static shapes: a source of the row's length, a target with room for the expected number of tokens and a
     sixteenth of the row for broken spans and the last sentinels of further documents. Spans at the end of a row that
@@ -136,7 +136,8 @@ class Denoising:
         cut_L &= (room_L <= target_size) & (number_L < self.sentinels - 1)
         starts_L, ends_L = starts_L & cut_L, ends_L & cut_L
 
-        sentinel_L = vocab.extra_ids[0] + number_L
+        own_ids = jnp.asarray(vocab.extra_ids)
+        sentinel_L, next_sentinel_L = own_ids[number_L], own_ids[number_L + 1]
         real_L = tokens_L != vocab.pad_id
         begins_L = real_L & (segments_L != jnp.concatenate([jnp.full((1,), -1), segments_L[:-1]]))
         source = [jnp.where(starts_L, sentinel_L, tokens_L)]
@@ -145,7 +146,7 @@ class Denoising:
             # At the beginning of each document, as long as there is room: what is cut out makes it.
             begins_L &= jnp.cumsum(begins_L) <= source_size - kept[0].sum()
             modes = np.array([self.modes.index(denoiser.mode) for denoiser in self.denoisers], np.int32)
-            mode = vocab.extra_ids[self.sentinels] + jnp.asarray(modes)[drawn]
+            mode = own_ids[self.sentinels + jnp.asarray(modes)[drawn]]
             source, kept = [jnp.broadcast_to(mode, (length,)), *source], [begins_L, *kept]
         source_S, source_segments_S = _gathered(source, kept, segments_L, source_size, vocab.pad_id)
 
@@ -153,7 +154,7 @@ class Denoising:
         next_L = jax.lax.cummin(jnp.where(starts_L, segments_L, length), reverse=True)
         closes_L = ends_L & (jnp.append(next_L[1:], length) != segments_L)
         target_T, target_segments_T = _gathered(
-            [sentinel_L, tokens_L, sentinel_L + 1], [starts_L, cut_L, closes_L], segments_L, target_size, vocab.pad_id
+            [sentinel_L, tokens_L, next_sentinel_L], [starts_L, cut_L, closes_L], segments_L, target_size, vocab.pad_id
         )
         return {
             "tokens": source_S,

@@ -159,7 +159,11 @@ def test_roles(name):
     assert tokenizer.framing == framing and tokenizer.frame([7]).tolist() == [*framing[0], 7, *framing[1]]
     assert (vocab.boundary_id, vocab.boundary_side) == (vocab.eos_id, "end")
     assert set(ids) <= set(vocab.special_ids) and not vocab.piece_bytes[list(vocab.special_ids)].any()
-    assert vocab.extended(3).rows == rows and vocab.extended(3).size == vocab.size + 3
+    more = vocab.extended(3)
+    assert bool(vocab.sentinels) == (name == "t5")
+    assert tokenizer.pieces(vocab.sentinels) == [f"<extra_id_{k}>" for k in range(len(vocab.sentinels))]
+    new = tuple(range(vocab.size, vocab.size + 3 - len(vocab.sentinels[:3])))  # an objective's own come behind
+    assert more.extra_ids == vocab.sentinels[:3] + new and more.size == vocab.size + len(new) and more.rows == rows
     # what is not special is a piece of text, and comes back by itself
     ordinary = np.flatnonzero(vocab.ordinary)
     assert len(ordinary) > 200 and all(tokenizer.pieces(ordinary)) and (vocab.piece_bytes[ordinary] > 0).all()

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -65,7 +66,13 @@ class ImportedTokenizer(Tokenizer):
             special_ids=self.roles.special,
             **self._tables(self._pieces, special),
             added=self.roles.size - self.roles.rows,
+            sentinels=self._sentinels(),
         )
+
+    def _sentinels(self) -> tuple[int, ...]:
+        """As T5 names them, in its order."""
+        found = {re.fullmatch(r"<extra_id_(\d+)>", self._pieces[i]): i for i in self.roles.special}
+        return tuple(i for _, i in sorted((int(match[1]), i) for match, i in found.items() if match))
 
     @property
     def framing(self):

@@ -37,25 +37,27 @@ class VocabSpec:
     ends_sentence: np.ndarray  # bool[size]: the piece's text ends with . ! or ?, or contains a newline
     piece_bytes: np.ndarray  # int32[size]: UTF-8 bytes of (normalised) text that the piece stands for; special ids 0
     added: int = 0  # ids behind the rows of a published table: roles that its tokenizer lacks, such as mask and pad
-    extra: int = 0  # how many of the last ids are an objective's own: sentinels, mode tokens
+    sentinels: tuple[int, ...] = ()  # ids that a published tokenizer has for them, in order: T5's <extra_id_0>, ...
+    extra: int = 0  # how many of the last ids are an objective's own
+    extra_ids: tuple[int, ...] = ()  # all that an objective uses as its own: sentinels, mode tokens
 
     @property
     def rows(self) -> int:
         """Rows of the published table: the ids before those that are added to it."""
         return self.size - self.extra - self.added
 
-    @property
-    def extra_ids(self) -> range:
-        return range(self.size - self.extra, self.size)
-
-    def extended(self, extra: int) -> "VocabSpec":
-        """With `extra` special ids behind the tokenizer's own, which have rows in the embedding table and no text."""
-        assert not self.extra, "extend the tokenizer's vocabulary once"
+    def extended(self, count: int) -> "VocabSpec":
+        """With `count` special ids for an objective, which have rows in the embedding table and no text: the
+        tokenizer's sentinels, as far as there are any, then new ones behind its own."""
+        assert not self.extra_ids, "extend the tokenizer's vocabulary once"
+        there = self.sentinels[:count]
+        extra = count - len(there)
         ids, flags = tuple(range(self.size, self.size + extra)), np.ones(extra, bool)
         return dataclasses.replace(
             self,
             size=self.size + extra,
             extra=extra,
+            extra_ids=there + ids,
             special_ids=self.special_ids + ids,
             starts_word=np.append(self.starts_word, flags),
             ends_word=np.append(self.ends_word, flags),
