@@ -316,6 +316,12 @@ def test_masks_without_targets_are_those_of_all_attention():
     assert len(relate(text(np.zeros((1, 4), np.int32), Mask(causal=True)), 8).encodings) == 5
 
 
+def test_a_target_does_not_see_its_own_rank():
+    order, targets = np.array([[0, 1, 1, 2]], np.int32), np.array([[1, 3]], np.int32)
+    seen = relate(text(np.zeros((1, 4), np.int32), Mask(order=order), targets=targets), 8).targets.allowed
+    np.testing.assert_array_equal(np.asarray(seen)[0, 0], np.array([[1, 0, 0, 0], [1, 1, 1, 0]], bool))
+
+
 def test_published_sizes():
     """Parameters of xlnet-base-cased and xlnet-large-cased (the lm_loss bias aside), and of Transformer-XL's layers."""
 
