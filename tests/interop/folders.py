@@ -10,7 +10,7 @@ WORDS = "the a cat dog sat on mat old man sea fish".split()
 ROLES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def published(to: Path, family: str = "bert") -> Path:
+def published_folder(to: Path, family: str = "bert") -> Path:
     """Its weights with a WordPiece vocabulary: roles, letters, endings, words, and names for the rest."""
     shutil.copytree(FAMILIES / family, to)
     rows = json.loads((to / "config.json").read_text())["vocab_size"]

@@ -18,14 +18,14 @@ from ptjax.interop.huggingface import load
 from ptjax.interop.tensors import WEIGHTS
 from ptjax.objectives import MLM, SpanCorruption
 from ptjax.train import Run
-from tests.interop.folders import published
+from tests.interop.folders import published_folder
 from tests.interop.test_huggingface import loaded
 from tests.small import call, experiment, same
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    return published(tmp_path_factory.mktemp("published") / "bert")
+    return published_folder(tmp_path_factory.mktemp("published") / "bert")
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,13 @@ from ptjax.interop.workdir import import_workdir
 from ptjax.models import BERT
 from ptjax.objectives import NSP, Hybrid
 from ptjax.train import Experiment, Run, train
-from tests.interop.folders import published
+from tests.interop.folders import published_folder
 from tests.small import call, same
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return published(tmp_path_factory.mktemp("published") / "bert")
+    return published_folder(tmp_path_factory.mktemp("published") / "bert")
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_another_tokenizer_is_refused(source, request, tiny_corpus):
 
 def test_ids_that_their_tokenizer_lacks_are_the_mean_of_theirs(tmp_path):
     """A vocabulary without [MASK] gets one behind their rows."""
-    there = published(tmp_path / "bert")
+    there = published_folder(tmp_path / "bert")
     pieces = (there / "vocab.txt").read_text().replace("[MASK]", "[unusedx]")
     (there / "vocab.txt").write_text(pieces)
     tokenizer = open_tokenizer(there)
@@ -134,7 +134,7 @@ def test_ids_that_their_tokenizer_lacks_are_the_mean_of_theirs(tmp_path):
 
 def test_ids_that_the_objective_adds_have_rows(tmp_path):
     """T5's, whose tokenizer here has no sentinels."""
-    import_workdir(published(tmp_path / "t5", "t5"), tmp_path / "w")
+    import_workdir(published_folder(tmp_path / "t5", "t5"), tmp_path / "w")
     run, pieces = opened(tmp_path / "w"), open_tokenizer(tmp_path / "t5").vocab.size
     assert run.learner.vocab.size == pieces + 100
     table = np.asarray(run.restore_params(tmp_path / "w")["body"]["embed"]["tokens"])
