@@ -68,6 +68,8 @@ def set_up_devices() -> None:
         "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
         "--xla_llvm_disable_expensive_passes=true --xla_cpu_parallel_codegen_split_count=1"
     )
+    if jax.__version__.startswith("0.10."):  # later ones have no other emitters, and XLA aborts on flags unknown to it
+        flags += " --xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
     # XLA's thread pool is as large as the machine: on few cores, devices that wait for each other could fill it.
     os.environ.setdefault("NPROC", "16")
