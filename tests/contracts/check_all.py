@@ -8,6 +8,7 @@ One JSON a pair in runs/check-all; a pair is looked at again when code that it u
 
 import ast
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import json
@@ -111,6 +112,7 @@ def code_of(*modules: str) -> dict[str, Path]:
     return files
 
 
+@functools.cache
 def imported(path: Path) -> list[str]:
     """The modules of ptjax that a file imports."""
     found = []
