@@ -106,6 +106,10 @@ class TextModelConfig(ModelConfig):
         """(heads, size of one) of the keys, and of the values, that a layer keeps of a token when it decodes."""
         return self.heads, self.width // self.heads
 
+    def resized(self, *, layers: int, width: int, heads: int, hidden: int) -> "TextModelConfig":
+        """A body of the same kind and these sizes; a subclass fits its other sizes to them. Raises ValueError."""
+        return chz.replace(self, layers=layers, width=width, heads=heads, hidden=hidden)
+
     def padded_vocab(self, size: int) -> int:
         return -(-size // self.vocab_multiple) * self.vocab_multiple
 

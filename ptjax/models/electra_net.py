@@ -1,6 +1,5 @@
 """ELECTRA's net (Clark et al., 2020): a body that detects replacements, and a small generator that makes them."""
 
-import chz
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -65,19 +64,22 @@ class ElectraNet(nn.Module):
 def generator_config(body: TextModelConfig, share: float, depth: float = 1.0) -> TextModelConfig:
     """The body's config with `share` of its width, heads and hidden units, and `depth` of its layers.
 
-    Raises UserError where the heads do not divide the width.
+    Raises UserError where no body has such sizes: where the heads do not divide the width, for one.
     """
     width, hidden = (max(1, round(share * size)) for size in (body.width, body.hidden))
-    heads = max(1, round(share * body.heads))
-    if width % heads:
+    heads, layers = max(1, round(share * body.heads)), max(1, round(depth * body.layers))
+    try:
+        return body.resized(layers=layers, width=width, heads=heads, hidden=hidden)
+    except ValueError as error:
+        sizes = f"objective.generator={share:g} of model.width={body.width} and model.heads={body.heads}"
+        if width % heads == 0:
+            raise UserError(f"{sizes} is no generator: {error}") from error
         fits = [n for n in range(1, body.heads + 1) if (n * body.width) % body.heads == 0]
         near = min(fits, key=lambda n: abs(n / body.heads - share))
         raise UserError(
-            f"objective.generator={share:g} of model.width={body.width} and model.heads={body.heads} is {width} units "
-            f"for {heads} heads, which do not divide them: {near}/{body.heads} = {near / body.heads:.6g} would fit"
-        )
-    layers = max(1, round(depth * body.layers))
-    return chz.replace(body, layers=layers, width=width, heads=heads, hidden=hidden)
+            f"{sizes} is {width} units for {heads} heads, which do not divide them: {near}/{body.heads} = "
+            f"{near / body.heads:.6g} would fit"
+        ) from error
 
 
 def electra_net(body: TextModelConfig, vocab_size: int, *, generator: float, depth: float) -> ElectraNet:

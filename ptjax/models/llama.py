@@ -1,6 +1,7 @@
 """Llama (Touvron et al., 2023) and what was made after it: Qwen2, Qwen3, Mistral. RMSNorm, rotary positions, SwiGLU."""
 
 import abc
+import math
 
 import chz
 import jax
@@ -165,6 +166,13 @@ class Llama(TextModelConfig):
     def cached(self) -> tuple[int, int]:
         kv_heads = self.heads if self.kv_heads is None else self.kv_heads
         return kv_heads, self.width // self.heads if self.head_dim is None else self.head_dim
+
+    def resized(self, *, layers: int, width: int, heads: int, hidden: int) -> "Llama":
+        """As many queries share a key as before, where that number divides them."""
+        kv_heads, shared = self.kv_heads, self.heads // self.cached[0]
+        if kv_heads is not None:
+            kv_heads = heads // shared if heads % shared == 0 else math.gcd(heads, kv_heads)
+        return chz.replace(self, layers=layers, width=width, heads=heads, hidden=hidden, kv_heads=kv_heads)
 
     def flops_per_token(self, length: int) -> float:
         """By the same convention, with what is shared or wider counted as it is; behind a window no key is seen."""

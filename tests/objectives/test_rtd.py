@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from ptjax.config import UserError
-from ptjax.models import BERT, GPT, TransformerXL, XLNet
+from ptjax.models import BERT, GPT, Llama, TransformerXL, XLNet
 from ptjax.models.electra_net import generator_config, sample
 from ptjax.models.heads import init
 from ptjax.objectives.base import CorruptContext, StepContext
@@ -236,6 +236,12 @@ def test_the_generators_size():
     assert generator_config(base, 1.0, 0.5) == chz.replace(base, layers=6)  # as DeBERTaV3-base has it
     with pytest.raises(UserError, match="objective.generator=0.3 .* 4/12 = 0.333333 would fit"):
         generator_config(chz.replace(base, width=780), 0.3)
+    llama = Llama(width=64, heads=8, hidden=128, kv_heads=4)
+    assert generator_config(llama, 0.25) == chz.replace(llama, width=16, heads=2, hidden=32, kv_heads=1)
+    shared = generator_config(Llama.preset("llama3.1-70B"), 1 / 32)  # two heads, which cannot share one of eight keys
+    assert (shared.heads, shared.kv_heads) == (2, 2)
+    with pytest.raises(UserError, match="objective.generator=0.125 .* heads of size 3 cannot turn"):
+        generator_config(Llama(width=24, heads=4, hidden=48), 0.125)
     for wrong in (dict(generator=0.0), dict(depth=1.5), dict(rate=1.5), dict(mask_share=-0.1), dict(coefficient=-1.0)):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             RTD(**wrong)
