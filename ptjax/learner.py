@@ -11,7 +11,7 @@ import optax
 
 from ptjax import partition
 from ptjax.data.tokenizers import VocabSpec
-from ptjax.models.heads import init, logical_axes, new_memory
+from ptjax.models.heads import init, new_memory, shapes
 from ptjax.objectives.base import CorruptContext, Objective, Stage, StepContext, means
 from ptjax.types import Array, Batch, Losses, Memory, Metrics, PyTree, TrainState
 
@@ -60,23 +60,26 @@ class Learner:
         """What `init_state` makes parameters for: the net of all stages."""
         return self.net if len(self.stages) == 1 else self.experiment.objective.net(self.experiment.model, self.vocab)
 
-    @functools.cached_property
+    @property
     def params_shape(self) -> PyTree:
-        return self._shape(self.whole_net)
+        return self._shapes[0]
 
-    def _shape(self, net) -> PyTree:
-        return jax.eval_shape(lambda: init(net, jax.random.key(0), self.experiment.data.length))
+    @property
+    def logical_axes(self) -> PyTree:
+        """The tree of params with a tuple of axis names (or None) at each leaf."""
+        return self._shapes[1]
 
     @functools.cached_property
-    def tx(self) -> optax.GradientTransformation:
-        return self.experiment.optimizer.transform(self.params_shape)
+    def _shapes(self) -> tuple[PyTree, PyTree]:
+        return shapes(self.whole_net, self.experiment.data.length)
 
     def init_state(self, seed: Array, begin: Callable[[PyTree], PyTree] = lambda fresh: fresh) -> TrainState:
         """The state before the first step. seed: u32[]. begin: the parameters, given fresh ones."""
-        e = self.experiment
         key = jax.random.fold_in(jax.random.key(seed), INIT)
-        params = begin(init(self.whole_net, key, e.data.length))
-        guard = None
+        return self._first_state(seed, begin(init(self.whole_net, key, self.experiment.data.length)))
+
+    def _first_state(self, seed: Array, params: PyTree) -> TrainState:
+        e, guard = self.experiment, None
         if e.skip_non_finite or e.skip_spikes:
             guard = {"norm": jnp.zeros((), jnp.float32), "skipped": jnp.zeros((), jnp.int32)}
         return TrainState(
@@ -84,12 +87,16 @@ class Learner:
             seed=jnp.asarray(seed, jnp.uint32),
             hyper=e.optimizer.hyper(),
             params=params,
-            opt_state=self.tx.init(params),
+            opt_state=self._tx(params).init(params),
             # A copy: two leaves that share a buffer cannot both be donated.
             ema=None if e.ema is None else jax.tree.map(jnp.copy, params),
             guard=guard,
             memory=self.new_memory(),
         )
+
+    def _tx(self, params: PyTree) -> optax.GradientTransformation:
+        """params: their shapes are what is looked at."""
+        return self.experiment.optimizer.transform(params)
 
     def new_memory(self) -> Memory | None:
         """What the first batch of a pass starts from."""
@@ -97,9 +104,9 @@ class Learner:
 
     def shardings(self, mesh: jax.sharding.Mesh) -> tuple[PyTree, PyTree]:
         """(abstract TrainState, its shardings), from shapes alone."""
-        abstract = jax.eval_shape(self.init_state, jax.ShapeDtypeStruct((), jnp.uint32))
-        names = logical_axes(self.whole_net, self.experiment.data.length)
-        shardings = partition.state_shardings(abstract.replace(memory=None), names, mesh, self.experiment.mesh.rules)
+        abstract = jax.eval_shape(self._first_state, jax.ShapeDtypeStruct((), jnp.uint32), self.params_shape)
+        rules = self.experiment.mesh.rules
+        shardings = partition.state_shardings(abstract.replace(memory=None), self.logical_axes, mesh, rules)
         rows = partition.batch_sharding(mesh)
         return abstract, shardings.replace(memory=jax.tree.map(lambda _: rows, abstract.memory))
 
@@ -141,7 +148,7 @@ class Learner:
         grads, losses = total(grads), total(losses)
 
         norm = optax.tree.norm(grads)
-        direction, opt_state = self.tx.update(grads, state.opt_state, state.params)
+        direction, opt_state = self._tx(state.params).update(grads, state.opt_state, state.params)
         rate = state.hyper["learning_rate"] * e.optimizer.factor(state.step, e.steps)
         updates = self._of_this_stage(jax.tree.map(lambda d: -rate * d, direction))
         new = state.replace(
@@ -163,7 +170,8 @@ class Learner:
         """Zero for parameters that only other stages have: weight decay must not wear a head down before its turn."""
         if len(self.stages) == 1:
             return updates
-        paths = {path for path, _ in jax.tree_util.tree_leaves_with_path(self._shape(self.net))}
+        own, _ = shapes(self.net, self.experiment.data.length)
+        paths = {path for path, _ in jax.tree_util.tree_leaves_with_path(own)}
         return jax.tree_util.tree_map_with_path(lambda path, u: u if path in paths else jnp.zeros_like(u), updates)
 
     def eval_step(

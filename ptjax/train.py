@@ -21,7 +21,6 @@ from ptjax.learner import Learner
 from ptjax.logging import Logger, Logging, measure_peak
 from ptjax.loop import Loop, Signals
 from ptjax.models.base import TextModelConfig
-from ptjax.models.heads import logical_axes
 from ptjax.objectives.base import Objective
 from ptjax.optim import AdamW, Optimizer
 from ptjax.types import PyTree, TrainState
@@ -223,8 +222,8 @@ class Run:
         e = self.experiment
         if e.init_from is None:
             return None
-        source, axes = Source.open(e.init_from, self.tokenizer), logical_axes(self.learner.whole_net, e.data.length)
-        return source.fit(self.abstract.params, axes, self.learner.vocab.size, e.model)
+        source = Source.open(e.init_from, self.tokenizer)
+        return source.fit(self.abstract.params, self.learner.logical_axes, self.learner.vocab.size, e.model)
 
     def init(self) -> TrainState:
         """The state before the first step, made where it will live: no host holds all of it."""

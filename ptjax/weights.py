@@ -19,7 +19,7 @@ from ptjax.config import UserError
 from ptjax.data.prepare import METADATA
 from ptjax.data.tokenizers import Tokenizer, VocabSpec, open_tokenizer
 from ptjax.models.base import TextModelConfig
-from ptjax.models.heads import init, logical_axes
+from ptjax.models.heads import init, shapes
 from ptjax.objectives.base import Objective
 from ptjax.types import Array, PyTree
 
@@ -48,7 +48,7 @@ class Transplant:
         the vocabulary may differ in rows, and the table of positions may be longer than needed.
 
         Args:
-          source, target: params, of shapes at least. axes: the names of each axis (`logical_axes`) of the target.
+          source, target: params, of shapes at least. axes: names of each axis of the target, as `shapes` gives them.
 
         Raises:
           UserError: leaves of the body that differ.
@@ -165,8 +165,8 @@ def convert(
     """
     vocab = target.vocabulary(pieces)
     net = target.net(model, vocab)
-    fresh = jax.eval_shape(lambda: init(net, jax.random.key(0), length))
-    axes, known = logical_axes(net, length), source.vocabulary(pieces).size
+    fresh, axes = shapes(net, length)
+    known = source.vocabulary(pieces).size
     transplant = Transplant.plan(params, fresh, axes, known=known, size=vocab.size)
     return jax.jit(lambda params: transplant(params, init(net, jax.random.key(seed), length)))(params)
 

@@ -18,7 +18,7 @@ from ptjax.data.tokenizers import VocabSpec
 from ptjax.learner import Learner
 from ptjax.loop import Loop
 from ptjax.models import BERT, GPT, Llama
-from ptjax.models.heads import init, logical_axes
+from ptjax.models.heads import shapes
 from ptjax.objectives import MLM, CausalLM, Hybrid, SpanCorruption
 from ptjax.optim import AdamW, Constant
 from ptjax.partition import MeshConfig
@@ -36,18 +36,17 @@ GPT_, LLAMA = GPT(**SIZE), Llama(**SIZE | dict(heads=4), kv_heads=2)
 
 def random_params(objective, model, seed: int = 0):
     """Nothing in them is zero or symmetric."""
-    shapes = jax.eval_shape(lambda: init(objective.net(model, objective.vocabulary(VOCAB)), jax.random.key(0), 8))
+    like, _ = shapes(objective.net(model, objective.vocabulary(VOCAB)), 8)
     draw = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), shapes)
+    return jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), like)
 
 
 def planned(source, source_model, target, model, known: int | None = None) -> Transplant:
     vocab = target.vocabulary(VOCAB)
-    net = target.net(model, vocab)
-    fresh = jax.eval_shape(lambda: init(net, jax.random.key(0), 8))
+    fresh, axes = shapes(target.net(model, vocab), 8)
     there = random_params(source, source_model)
     known = source.vocabulary(VOCAB).size if known is None else known
-    return Transplant.plan(there, fresh, logical_axes(net, 8), known=known, size=vocab.size)
+    return Transplant.plan(there, fresh, axes, known=known, size=vocab.size)
 
 
 # The pure core.

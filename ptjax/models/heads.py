@@ -100,12 +100,13 @@ def init(net: nn.Module, key: Array, length: int) -> PyTree:
     return nn.meta.unbox(net.init(key, TextInput(tokens, tokens, Mask()))["params"])
 
 
-def logical_axes(net: nn.Module, length: int) -> PyTree:
-    """The tree of params with a tuple of logical axis names (or None) at each leaf. Allocates nothing."""
+def shapes(net: nn.Module, length: int) -> tuple[PyTree, PyTree]:
+    """The tree of params with a ShapeDtypeStruct at each leaf, and with a tuple of logical axis names (or None).
+    Allocates nothing."""
     tokens = jnp.zeros((1, length), jnp.int32)
     boxed = jax.eval_shape(lambda: net.init(jax.random.key(0), TextInput(tokens, tokens, Mask())))["params"]
     is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)
-    return jax.tree.map(lambda x: tuple(x.names), boxed, is_leaf=is_box)
+    return nn.meta.unbox(boxed), jax.tree.map(lambda x: tuple(x.names), boxed, is_leaf=is_box)
 
 
 def new_memory(config: TextModelConfig, rows: int) -> Memory | None:
