@@ -206,8 +206,9 @@ class Subject:
 
     # Questions and answers, on one device.
 
-    def corrupted(self, rows: Rows, step: int = 0, seed: int = 0, stage: int = -1) -> PyTree:
-        """The question about `rows`, as numpy arrays; `step` counts from the stage's first."""
+    def corrupted(self, rows: Rows, step: int = 0, seed: int = 0, stage: int | None = None) -> PyTree:
+        """The question about `rows`, as numpy arrays; `step` counts from the first of the stage (None: the last)."""
+        stage = len(self.stages) - 1 if stage is None else stage
         start = self.learner.stages[stage].start
         return jax.device_get(self._corrupt(stage)(rows, np.uint32(seed), np.int32(start + step)))
 
