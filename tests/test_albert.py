@@ -37,7 +37,7 @@ def answer(**changes):
 
 
 def test_parameters_of_one_layer_serve_all():
-    block = params()["body"]["layers"]["block"]
+    block = params()["body"]["layer"]["block"]
     assert block["mlp"]["up"]["kernel"].shape == (16, 32)
     assert params()["body"]["embed"]["tokens"].shape == (128, 12)
     multiplied = 12 * 16 + 3 * (4 * 16**2 + 2 * 16 * 32)  # the projection once, the block three times

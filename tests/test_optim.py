@@ -7,14 +7,15 @@ import pytest
 
 from ptjax.config import UserError
 from ptjax.data.tokenizers import VocabSpec
-from ptjax.models.bert import BERT
-from ptjax.models.gpt import GPT
-from ptjax.models.heads import init
+from ptjax.models import ALBERT, BERT, ELECTRA, GPT, DeBERTa, Llama, ModernBERT
+from ptjax.models.feed_forward import Experts
+from ptjax.models.heads import shapes as shapes_of
 from ptjax.objectives import MLM
 from ptjax.optim import LAMB, SGD, WSD, AdamW, Constant, Cosine, InverseSqrt, Linear, Lion, Muon, decayed
 
 L, D, H, K, F, V = 3, 8, 2, 4, 16, 11
 STEPS = 4
+SIZE = dict(layers=2, width=8, heads=2, hidden=16, max_length=16)
 
 
 def tree(seed):
@@ -37,9 +38,9 @@ def tree(seed):
     }
 
 
-def leaves(tree):
+def leaves(tree, is_leaf=None):
     """Path, as in "body/embed/tokens", to leaf."""
-    paths = jax.tree_util.tree_leaves_with_path(tree)
+    paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
 
 
@@ -96,22 +97,33 @@ def test_decay_touches_matrices_and_embeddings_only():
     assert {path for path, value in flat(decayed(tree(0))).items() if value} == set(MATRICES)
 
 
-@pytest.mark.parametrize("model", [BERT, GPT])
+@pytest.mark.parametrize(
+    "model",
+    [
+        BERT(**SIZE),
+        GPT(**SIZE),
+        ELECTRA(embedding=4, **SIZE),
+        ALBERT(embedding=4, **SIZE),
+        DeBERTa(taps=3, **SIZE),
+        ModernBERT(every=2, **SIZE | dict(layers=4)),
+        Llama(qk_norm=True, experts=Experts(count=3, chosen=2), **SIZE),
+    ],
+    ids=lambda model: type(model).__name__,
+)
 def test_the_leaves_of_real_models(model):
-    vocab = VocabSpec.synthetic(100)
-    net = MLM().net(model(layers=2, width=8, heads=2, hidden=16, max_length=16), vocab)
-    params = jax.eval_shape(lambda: init(net, jax.random.key(0), 16))
-    paths = set(leaves(params))
-    block = "body/layers/block/"
-    hidden = {f"{block}attention/{name}/kernel" for name in ("query", "key", "value", "output")}
-    hidden |= {f"{block}mlp/{name}/kernel" for name in ("up", "down")}
-    vectors = {path for path in paths if path.split("/")[-1] in ("bias", "scale")}
-    assert hidden < paths and len(vectors) > 10
+    """Weight decay is of all but vectors, Muon of the body's kernels; each kernel in its own axes."""
+    net = MLM().net(model, VocabSpec.synthetic(100))
+    shapes, names = shapes_of(net, 16)
+    names = leaves(names, is_leaf=lambda x: isinstance(x, tuple))
+    own = lambda path: [name for name in names[path] if name not in ("layers", "experts")]
+    vectors = {path for path in names if len(own(path)) < 2 or path.split("/")[-1].endswith("bias")}
+    assert len(vectors) > 5
+    assert {path for path, decay in leaves(decayed(shapes)).items() if decay} == names.keys() - vectors
 
-    decays = {path for path, decay in leaves(decayed(params)).items() if decay}
-    assert decays == paths - vectors and hidden < decays and "body/embed/tokens" in decays
-    momenta = [path for path in leaves(jax.eval_shape(Muon().transform(params).init, params)) if "/mu/" in path]
-    assert {"body" + path.rpartition("/body")[2] for path in momenta if "/muon/" in path} == hidden
+    momenta = [path for path in leaves(jax.eval_shape(Muon().transform(shapes).init, shapes)) if "/mu/" in path]
+    kernels = {path for path in names.keys() - vectors if path.startswith("body/") and path.endswith("/kernel")}
+    assert {"body" + path.rpartition("/body")[2] for path in momenta if "/muon/" in path} == kernels
+    assert any("mlp" in path for path in kernels)
 
 
 def test_adamw():

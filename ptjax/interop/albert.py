@@ -43,7 +43,7 @@ class AlbertFamily(Family):
         return write(config, OWN_FIELDS, OWN_FIXED) | {"vocab_size": rows, "hidden_act": activation}
 
     def table(self, config: ALBERT) -> Table:
-        ours, theirs = "body/layers/block", "albert.encoder.albert_layer_groups.0.albert_layers.0"
+        ours, theirs = "body/layer/block", "albert.encoder.albert_layer_groups.0.albert_layers.0"
         return Table(
             (
                 *embeddings("albert.", config),

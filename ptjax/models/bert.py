@@ -102,7 +102,11 @@ class Body(nn.Module):
         self.drop = nn.Dropout(c.dropout)
         if c.projects:
             self.projection = Linear((c.table_width, c.width), ("embed_out", "embed"), c.std, dtype=dtype)
-        self.layers = Stack(Block(c, parent=None), c.layers, c.unrolled(), c.remat, c.shares)
+        stack = Stack(Block(c, parent=None), c.layers, c.unrolled(), c.remat, c.shares)
+        if c.shares:  # another name: the leaves below "layers" have an axis that counts them
+            self.layer = stack
+        else:
+            self.layers = stack
 
     def __call__(
         self, inputs: TextInput, state: PyTree = None, *, train: bool, embedded: Array | None = None
@@ -111,7 +115,8 @@ class Body(nn.Module):
         x_BLE = self.drop(self.embed_norm(x_BLE), deterministic=not train)
         x_BLD = self.projection(x_BLE) if self.config.projects else x_BLE
         x_BLD = constrain(x_BLD, "batch", "length", "embed_activation")
-        x_BLD, state = self.layers(x_BLD, inputs.mask, state, train)
+        layers = self.layer if self.config.shares else self.layers
+        x_BLD, state = layers(x_BLD, inputs.mask, state, train)
         return Hidden(x_BLD, state)
 
     def embedding(self, inputs: TextInput) -> Array:
