@@ -51,7 +51,9 @@ class MeshConfig(Config):
 
     data: int = chz.field(default=-1, doc="data parallelism: every device holds all parameters")
     fsdp: int = chz.field(default=1, doc="data parallelism with parameters and optimizer state divided")
-    expert: int = chz.field(default=1, doc="data parallelism with the experts of a mixture divided")
+    expert: int = chz.field(
+        default=1, doc="data parallelism with the experts of a mixture divided; each device gathers the others' rows"
+    )
     tensor: int = chz.field(default=1, doc="tensor parallelism: heads, hidden units and vocabulary divided")
     layout: Literal["jit", "pmap"] = chz.field(default="jit", doc="jit over the mesh, or pmap (data parallel only)")
     rules: Rules = chz.field(default_factory=Rules, doc="logical axis to mesh axis")
@@ -207,6 +209,14 @@ def _spec(path: str, shape: Sequence[int], names: Sequence[str | None], mesh: Me
             raise UserError(
                 f"parameter {path} has {size} along '{name}', which mesh.{axis}={mesh.shape[axis]} does not divide: "
                 f"choose another mesh.{axis}, or leave the axis whole with mesh.rules.{name}=None"
+            )
+    used = [axis for axis in axes if axis is not None]
+    for axis in used:
+        if used.count(axis) > 1:
+            both = [name for name, its in zip(names, axes) if its == axis]
+            raise UserError(
+                f"parameter {path} would be divided over mesh.{axis} along {' and '.join(map(repr, both))}: leave one "
+                f"of them whole, as with mesh.rules.{both[-1]}=None"
             )
     return PartitionSpec(*axes)
 

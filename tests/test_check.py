@@ -12,10 +12,10 @@ import pytest
 from experiments import check as main
 from ptjax import check
 from ptjax.check.result import at_least, at_most, skipped, worst
-from ptjax.check.subject import RandomStream
+from ptjax.check.subject import LENGTH, RandomStream, small
 from ptjax.config import UserError
 from ptjax.data.tokenizers import VocabSpec
-from ptjax.models import BERT, GPT
+from ptjax.models import BERT, GPT, DeBERTa, Llama, ModernBERT
 from ptjax.models.heads import LanguageHead, LanguageModel
 from ptjax.objectives import MLM, CausalLM, Mixed, Part
 from ptjax.objectives.base import packed_input, segments_of
@@ -268,3 +268,13 @@ def test_the_command_says_which_law_is_broken(monkeypatch, capsys):
     assert "HiddenBoundaries on BERT" in said and "FAILED" in said and "broken: special tokens" in said
     assert run("--config=configs/mlm_stdlib.py", "--laws=rows,colums") == 2
     assert "there is no law 'colums'" in capsys.readouterr().err
+
+
+def test_a_small_body_sees_its_windows_and_buckets():
+    """What tells near from far does so in the rows of the laws, whatever the body's own sizes."""
+    made = lambda model: small(cases.experiment("MLM", model)).model
+    assert made(Llama.preset("mistral-7B")).window < LENGTH // 2
+    assert made(ModernBERT.preset("base")).window < LENGTH // 2
+    deberta = made(DeBERTa.preset("base"))
+    assert deberta.furthest < LENGTH and 0 < deberta.buckets < LENGTH // 2
+    assert made(Llama.preset("qwen3-0.6B")).kv_heads == 4  # two queries share a key, as there

@@ -360,6 +360,7 @@ def test_on_the_command_line():
     "make,message",
     [
         (lambda: Experts(count=2, chosen=3), "chosen=3 of count=2 experts"),
+        (lambda: Experts(count=2, chosen=1), "renormalise=False"),
         (lambda: Experts(balance=-0.1), "balance must be at least 0"),
         (lambda: T5(experts=Experts()), "T5 has no experts: leave model.experts=None"),
         (lambda: XLNet(experts=Experts()), "XLNet has no experts"),

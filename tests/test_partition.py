@@ -97,6 +97,13 @@ def test_a_size_that_the_mesh_does_not_divide():
     shardings(mesh=whole)  # as the message says
 
 
+def test_two_names_of_a_parameter_on_one_axis():
+    message = "mlp.*kernel would be divided over mesh.tensor along 'mlp' and 'embed'.*mesh.rules.embed=None"
+    with pytest.raises(UserError, match=message):
+        shardings(mesh=MeshConfig(data=4, tensor=2, rules=Rules(embed="tensor", heads=None)))
+    shardings(mesh=MeshConfig(data=4, tensor=2, rules=Rules(embed="tensor", heads=None, mlp=None)))
+
+
 def test_activations_are_constrained_only_within_a_step():
     x = jnp.zeros((8, 4))
     assert partition.constrain(x, "batch", "length") is x

@@ -21,7 +21,7 @@ from ptjax.types import Hidden, PairInput, PyTree, TextInput, TrainState
 
 ROWS, LENGTH = 16, 32
 STEPS = 300  # of the longest law
-SIZE = dict(layers=2, width=32, heads=8, hidden=64, unroll=False, remat="none")
+SIZE = dict(layers=2, width=32, heads=8, hidden=64)
 ONE = MeshConfig(data=1)  # one device, also where there are more
 DESCENT = SGD(peak_lr=0.5, momentum=0.0, weight_decay=0.0, schedule=Constant(warmup=0))
 ADAM = AdamW(peak_lr=5e-3, weight_decay=0.0, schedule=Constant(warmup=20))
@@ -73,16 +73,18 @@ class RandomStream:
 def small(experiment: Experiment, full: bool = False) -> Experiment:
     """The experiment on short rows, by plain descent, with a small body. full: the body keeps its size.
 
-    Only fields of `TextModelConfig` and dropouts are set, so that any body will do. Raises UserError where they do not
-    go together.
+    Only fields of `TextModelConfig` and dropouts are set; a body's `resized` and `for_rows` do the rest: any will do.
+    Raises UserError where they do not go together.
     """
     length = fitting(experiment.objective, LENGTH)
     model = experiment.model
     # What the laws need of a body of any size.
     changes = {name: 0.0 for name in chz.chz_fields(model) if name.endswith("dropout")} | {"dtype": "float32"}
-    changes |= {} if full else SIZE
     try:
-        model = chz.replace(model, max_length=model.max_length if full else 2 * length, **changes)
+        if not full:
+            model = model.resized(**SIZE).for_rows(length)
+            changes |= dict(max_length=2 * length, unroll=False, remat="none")
+        model = chz.replace(model, **changes)
     except ValueError as error:
         raise UserError(
             f"{type(model).__name__} cannot be made small ({error}): set its other sizes to suit layers=2, width=32, "

@@ -110,6 +110,11 @@ class TextModelConfig(ModelConfig):
         """A body of the same kind and these sizes; a subclass fits its other sizes to them. Raises ValueError."""
         return chz.replace(self, layers=layers, width=width, heads=heads, hidden=hidden)
 
+    def for_rows(self, length: int) -> "TextModelConfig":
+        """The same with distances of its own, such as windows, that make a difference in rows of `length`: what the
+        laws look at."""
+        return self
+
     def padded_vocab(self, size: int) -> int:
         return -(-size // self.vocab_multiple) * self.vocab_multiple
 

@@ -68,6 +68,10 @@ class DeBERTa(TextModelConfig):
         if self.absolute:
             super().check_length(length)
 
+    def for_rows(self, length: int) -> "DeBERTa":
+        buckets = min(self.buckets, 2 * max(1, length // 8))
+        return chz.replace(self, buckets=buckets, furthest=min(self.furthest, max(length // 2, buckets // 2 + 2)))
+
     def flops_per_token(self, length: int) -> float:
         """As of any transformer, with two scores for each bucket that such a row needs, and the convolution."""
         vectors = min(2 * length, 2 * (self.buckets or self.furthest))

@@ -28,6 +28,11 @@ class Experts(Config):
     def _sizes(self):
         if not 1 <= self.chosen <= self.count:
             raise ValueError(f"chosen={self.chosen} of count={self.count} experts: it is at least 1 and at most all")
+        if self.chosen == 1 and self.renormalise and self.count > 1:
+            raise ValueError(
+                "with chosen=1 and renormalise=True each weight is 1, and the router learns nothing of the task: set "
+                "renormalise=False, as in a Switch Transformer"
+            )
         for name in ("balance", "router_z"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")

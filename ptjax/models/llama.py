@@ -174,8 +174,12 @@ class Llama(TextModelConfig):
             kv_heads = heads // shared if heads % shared == 0 else math.gcd(heads, kv_heads)
         return chz.replace(self, layers=layers, width=width, heads=heads, hidden=hidden, kv_heads=kv_heads)
 
+    def for_rows(self, length: int) -> "Llama":
+        return self if self.window is None else chz.replace(self, window=min(self.window, max(1, length // 4)))
+
     def flops_per_token(self, length: int) -> float:
-        """By the same convention, with what is shared or wider counted as it is; behind a window no key is seen."""
+        """By the same convention, with what is shared or wider counted as it is; behind a window, which is taken to be
+        causal, no key is seen."""
         kv_heads, size = self.cached
         kernels = 2 * self.width * size * (self.heads + kv_heads) + self.feed_forward_weights(3)
         seen = length if self.window is None else min(length, self.window)

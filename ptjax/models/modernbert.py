@@ -86,6 +86,9 @@ class ModernBERT(TextModelConfig):
     def check_length(self, length: int) -> None:
         """Any will do: no parameter belongs to a position."""
 
+    def for_rows(self, length: int) -> "ModernBERT":
+        return chz.replace(self, window=min(self.window, max(1, length // 4)))
+
     def flops_per_token(self, length: int) -> float:
         """By the convention of `TextModelConfig`: three matrices of the feed-forward part, and in local layers only
         the keys of the window."""

@@ -44,7 +44,10 @@ class MoE(nn.Module):
 
     def __call__(self, x_BLD: Array, valid_BL: Array | None = None, *, train: bool = False) -> Array:
         """valid_BL: bool, False at padding; None: all are real."""
-        logits_BLE, (kernels, names) = self.router(x_BLD.astype(jnp.float32)), self.experts()
+        # In full: accelerators multiply float32 in bfloat16, and near ties would choose otherwise there.
+        with jax.default_matmul_precision("highest"):
+            logits_BLE = self.router(x_BLD.astype(jnp.float32))
+        kernels, names = self.experts()
         if self.is_initializing():
             return x_BLD  # the parameters are made, of one row that no mesh divides
         weight_BLK, index_BLK = per_row(self._choose, logits_BLE)

@@ -25,6 +25,7 @@ SIZE = dict(layers=2, unroll=False, width=32, heads=2, hidden=64, max_length=64,
 SETTINGS = {
     "ALBERT": dict(embedding=16),
     "ELECTRA": dict(embedding=16),
+    "DeBERTa": dict(taps=3),
     "Mixed": dict(mixture=(Part(objective=MLM(), weight=2.0), Part(objective=CausalLM(), weight=1.0))),
     "Llama": dict(kv_heads=4, head_dim=8, qkv_bias=True, qk_norm=True, scaling=LinearScaling(factor=2.0)),
     "ModernBERT": dict(window=8),
@@ -51,7 +52,7 @@ OBJECTIVES = {
 BODIES = {
     "bert": BERT(**SIZE),
     "gpt": GPT(**SIZE),
-    "mixtral": Llama(experts=Experts(count=4), kv_heads=4),
+    "mixtral": Llama(experts=Experts(count=4), kv_heads=4, window=12),
 }
 # Every row and every column of the table, once at least: compiling is what costs.
 PAIRS = [
