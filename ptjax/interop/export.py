@@ -104,11 +104,9 @@ def export_workdir(
     return Exported(written, saved.step, rows, vocab.size, tuple(files))
 
 
-def special_ids(tokenizer: Tokenizer, rows: int) -> dict[str, int]:
-    """What config.json says of special tokens: those that the tokenizer has, among the first `rows` ids."""
+def special_ids(tokenizer: Tokenizer, rows: int) -> dict[str, int | None]:
+    """What config.json says of special tokens: None for those that are not among the first `rows` ids."""
     roles = getattr(tokenizer, "roles", None)  # of a published one, which may lack some
-    named = [
-        role for role in ("bos", "eos", "pad") if roles is None or role in roles.named or roles.ids[role] >= roles.rows
-    ]
-    ids = {f"{role}_token_id": getattr(tokenizer.vocab, f"{role}_id") for role in named}
-    return {name: i for name, i in ids.items() if i < rows}
+    has = lambda role: roles is None or role in roles.named or roles.ids[role] >= roles.rows
+    ids = {role: getattr(tokenizer.vocab, f"{role}_id") for role in ("bos", "eos", "pad")}
+    return {f"{role}_token_id": i if has(role) and i < rows else None for role, i in ids.items()}

@@ -33,6 +33,12 @@ class Family:
         """
         raise NotImplementedError
 
+    def check_special(self, ids: dict[str, int | None]) -> None:
+        """Raises UserError for special tokens with which transformers' class computes something else than ours.
+
+        ids: as config.json has them, "pad_token_id"; None for what the vocabulary lacks.
+        """
+
     def table(self, config: TextModelConfig) -> Table:
         """All tensors of all parts; which of the parts a checkpoint has, its names tell."""
         raise NotImplementedError

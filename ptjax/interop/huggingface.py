@@ -88,11 +88,11 @@ def save(
       rows: of the vocabulary, without padding.
       dtype: of the tensors, float32, bfloat16 or float16; a finite number never becomes infinite.
       only: parts to write; None: all.
-      described: more of config.json: ids of special tokens.
+      described: more of config.json: ids of special tokens, None for those that the vocabulary lacks.
       beside: writes more files, a tokenizer's, into the folder it is given.
 
     Raises:
-      UserError: a model or leaves that have no counterpart there, and a folder that is somebody else's.
+      UserError: a model, leaves or special tokens that have no counterpart there, and a folder that is somebody else's.
     """
     folder = Path(folder).expanduser().resolve()
     _check_target(folder)
@@ -113,7 +113,11 @@ def save(
     _check_leaves(family, entries, leaves, shapes)
     architecture, expected = _choose(family, table, parts)
     theirs = {"architectures": [architecture], "model_type": family.model_type, "dtype": dtype, "torch_dtype": dtype}
-    theirs |= family.describe(config, rows) | (described or {})
+    described = described or {}
+    family.check_special(described)
+    # What the family says is so; where it says None, or nothing, there is room.
+    theirs |= {key: value for key, value in described.items() if value is not None}
+    theirs |= {k: v for k, v in family.describe(config, rows).items() if v is not None or k not in theirs}
     # transformers leaves the prefix out where there is nothing but the body.
     bare = architecture.endswith("Model") and not architecture.endswith("LMHeadModel")
     name_there = lambda name: name.removeprefix(table.prefix) if bare else name

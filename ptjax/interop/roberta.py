@@ -39,6 +39,16 @@ class RobertaFamily(Family):
             "pad_token_id": FIRST_POSITION - 1,
         }
 
+    def check_special(self, ids: dict[str, int | None]) -> None:
+        pad = ids.get("pad_token_id", FIRST_POSITION - 1)
+        if pad != FIRST_POSITION - 1:
+            has = "has no padding" if pad is None else f"has pad_token_id={pad}"
+            raise UserError(
+                f"this vocabulary {has}, and transformers numbers RoBERTa's positions from pad_token_id, which has to "
+                f"be {FIRST_POSITION - 1}: with another one it would compute other numbers. Train a BERT, or a RoBERTa "
+                "on a corpus prepared with RoBERTa's tokenizer"
+            )
+
     def table(self, config: RoBERTa) -> Table:
         return Table(
             (

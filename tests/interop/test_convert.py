@@ -16,11 +16,12 @@ from ptjax.data.tokenizers import open_tokenizer
 from ptjax.interop.export import export_workdir, on_disk
 from ptjax.interop.huggingface import load
 from ptjax.interop.tensors import WEIGHTS
+from ptjax.models import RoBERTa
 from ptjax.objectives import MLM, SpanCorruption
 from ptjax.train import Run
 from tests.interop.folders import published_folder
 from tests.interop.test_huggingface import loaded
-from tests.small import call, experiment, same
+from tests.small import SIZE, call, experiment, same
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,15 @@ def test_a_run_of_ptjax_s_own_is_published(kind, architecture, tiny_corpus, said
     assert {"config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json"} <= names
     text = "The quick brown fox, and what it jumps over."
     assert np.array_equal(open_tokenizer(tmp_path / "out").encode(text), run.tokenizer.encode(text))
+
+
+def test_a_padding_from_which_transformers_would_count_otherwise_is_refused(tiny_corpus, said, tmp_path):
+    """RoBERTa's positions are numbered from pad_token_id there; ptjax's own tokenizer pads with 0."""
+    run_of(tiny_corpus, "mlm", tmp_path / "run", model=RoBERTa(**SIZE))
+    for only in ([], ["--only=body"]):
+        message = said(f"--from={tmp_path / 'run'}", f"--to={tmp_path / 'out'}", *only, fails=True)
+        assert "has pad_token_id=0, and transformers numbers RoBERTa's positions from pad_token_id" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_half_precision_and_parts(imported, said, tmp_path):

@@ -382,6 +382,23 @@ def test_shards_and_more_of_the_config(tmp_path):
     assert json.loads((tmp_path / "x" / "config.json").read_text())["pad_token_id"] == 7
 
 
+def test_what_a_family_says_is_not_overridden(tmp_path):
+    write(
+        tmp_path / "x",
+        "roberta",
+        described={"hidden_size": 99, "pad_token_id": 1, "bos_token_id": 7, "eos_token_id": None},
+    )
+    theirs = json.loads((tmp_path / "x" / "config.json").read_text())
+    assert (theirs["hidden_size"], theirs["pad_token_id"], theirs["bos_token_id"]) == (16, 1, 7)
+    assert "eos_token_id" not in theirs
+    for pad, said in ((0, "has pad_token_id=0"), (None, "has no padding")):
+        with pytest.raises(UserError, match=f"{said}, and transformers numbers RoBERTa's positions"):
+            write(tmp_path / "y", "roberta", described={"pad_token_id": pad})
+    write(tmp_path / "z", "modernbert", described={"pad_token_id": 5})
+    theirs = json.loads((tmp_path / "z" / "config.json").read_text())
+    assert theirs["pad_token_id"] == 5 and theirs["bos_token_id"] is None
+
+
 def test_leaves_that_have_no_place_are_named(tmp_path):
     """GPT-2 has no head like that of BERT's masked language model."""
     params = loaded("gpt2").params | {"head": loaded("bert").params["head"]}
