@@ -17,7 +17,7 @@ from ptjax import config as config_lib
 from ptjax.checkpoint import CONFIG, Saved, differing, listed, read_config
 from ptjax.config import UserError
 from ptjax.data.prepare import METADATA
-from ptjax.data.tokenizers import Tokenizer, VocabSpec, open_tokenizer
+from ptjax.data.tokenizers import MAIN_FILES, Tokenizer, VocabSpec, open_tokenizer
 from ptjax.models.base import TextModelConfig
 from ptjax.models.heads import init, shapes
 from ptjax.objectives.base import Objective
@@ -31,7 +31,7 @@ class Transplant:
     """How the parameters of one net become those of another: planned on shapes, then applied to arrays.
 
     axes: path of each leaf that is taken -> the names of its axes. known: ids of the vocabulary that the source has
-    learned. size: ids of the target's vocabulary; the rows behind are padding.
+    learned, of which the first `size` are taken. size: ids of the target's vocabulary; the rows behind are padding.
     """
 
     source: Leaves
@@ -68,7 +68,7 @@ class Transplant:
         rows = differing(*({path: x for path, x in leaves.items() if not is_open(path)} for leaves in (there, here)))
         if rows:
             raise UserError(f"it is of another model. Leaves that differ:\n{listed(rows)}")
-        return cls(there, here, taken, min(known, size), size)
+        return cls(there, here, taken, known, size)
 
     def __call__(self, source: PyTree, fresh: PyTree) -> PyTree:
         """Params of the target: from the source, whose leaves that are not taken may be missing, else from `fresh`.
@@ -81,7 +81,7 @@ class Transplant:
     def _fitted(self, leaf: Array, like: Array, names: tuple[str | None, ...]) -> Array:
         for axis, name in enumerate(names):
             rows = like.shape[axis]
-            if name == "vocab" and (self.known < self.size or leaf.shape[axis] != rows):
+            if name == "vocab" and (self.known != self.size or leaf.shape[axis] != rows):
                 leaf = jnp.moveaxis(self._rows(jnp.moveaxis(leaf, axis, 0), rows), 0, axis)
             elif name == "position":
                 leaf = jax.lax.slice_in_dim(leaf, 0, rows, axis=axis)
@@ -91,8 +91,8 @@ class Transplant:
         """Of a table of the vocabulary: new ids get the mean of the known ones, so that at first they change no
         prediction much (Hewitt, 2021, "Initializing new word embeddings for pretrained language models"); padding is
         zero."""
-        known = table[: self.known]
-        new = jnp.broadcast_to(known.mean(axis=0), (self.size - self.known, *table.shape[1:]))
+        known = table[: min(self.known, self.size)]
+        new = jnp.broadcast_to(known.mean(axis=0), (self.size - len(known), *table.shape[1:]))
         padding = jnp.zeros((rows - self.size, *table.shape[1:]), table.dtype)
         return jnp.concatenate([known, new, padding])
 
@@ -122,6 +122,8 @@ class Transplant:
             words.append(f"{', '.join(left)} left behind")
         if self.known < self.size:
             words.append(f"{self.size - self.known} new ids begin as the mean of {self.known}")
+        if self.known > self.size:
+            words.append(f"{self.size} of {self.known} rows")
         for path, names in self.axes.items():
             if "position" in names and self.source[path].shape != self.target[path].shape:
                 axis = names.index("position")
@@ -193,13 +195,15 @@ class Source:
     """Weights in a folder, looked at and not yet read.
 
     model: their body's config. shapes: params, of ShapeDtypeStructs. known: ids of the vocabulary that they have
-    learned. read: gives the leaves of a tree of ShapeDtypeStructs with shardings.
+    learned. compared: whether their tokenizer is known to be the run's. read: gives the leaves of a tree of
+    ShapeDtypeStructs with shardings.
     """
 
     folder: Path
     model: TextModelConfig
     shapes: PyTree
     known: int
+    compared: bool
     read: Callable[[PyTree], PyTree]
 
     @classmethod
@@ -208,7 +212,7 @@ class Source:
         Hugging Face's.
 
         tokenizer: of the run that is to begin with them. Raises UserError: no such folder, or neither of the two;
-        another tokenizer, as far as it is known.
+        another tokenizer or, where none is known, another number of ids.
         """
         folder, there = config_of(folder)
         return _workdir(folder, tokenizer) if "" in there else _published(folder, tokenizer)
@@ -240,7 +244,8 @@ class Beginning:
         return self.source.read(self.transplant.wanted(shardings))
 
     def __str__(self) -> str:
-        return "; ".join([f"Begins with the weights of {self.source.folder}: {self.transplant}", *self.notes])
+        unsure = () if self.source.compared else ("tokenizer not checked",)
+        return "; ".join([f"Begins with the weights of {self.source.folder}: {self.transplant}", *unsure, *self.notes])
 
 
 # Fields of a model that say how to train or compute, not what weights mean; sizes show in shapes.
@@ -262,27 +267,34 @@ def _workdir(folder: Path, tokenizer: Tokenizer) -> Source:
     if not hasattr(experiment, "objective"):
         raise UserError(f"init_from={folder}: its {CONFIG} is of a {type(experiment).__name__}, not of a run")
     corpus = Path(experiment.data.corpus.path).expanduser() / METADATA
-    if corpus.is_file():
+    compared = corpus.is_file()
+    if compared:
         _check_tokenizer(folder, corpus.parent, json.loads(corpus.read_text())["tokenizer"]["sha256"], tokenizer)
     saved = Saved.find(folder / "checkpoints")
     field = "ema" if saved.shapes("ema") else "params"
-    known = experiment.objective.vocabulary(tokenizer.vocab).size
-    return Source(folder, experiment.model, saved.shapes(field), known, lambda tree: saved.read(tree, field))
+    known, leaves = experiment.objective.vocabulary(tokenizer.vocab).size, saved.shapes(field)
+    if not compared:
+        table, padded = leaves["body"]["embed"]["tokens"].shape[0], experiment.model.padded_vocab(known)
+        _check_count(folder, f"a table of {table} rows", f"one of {padded}", table == padded)
+    return Source(folder, experiment.model, leaves, known, compared, lambda tree: saved.read(tree, field))
 
 
 def _published(folder: Path, tokenizer: Tokenizer) -> Source:
     from ptjax.interop.published import look  # here: the loop knows no families
 
-    try:
-        there = open_tokenizer(folder)
-    except UserError:  # none there: nothing is known
-        pass
-    else:
-        _check_tokenizer(folder, folder, there.hash, tokenizer)
+    compared = any((folder / name).exists() for name in TOKENIZERS)
+    if compared:
+        _check_tokenizer(folder, folder, open_tokenizer(folder).hash, tokenizer)
     found = look(folder)
+    if not compared:
+        ids = tokenizer.vocab.rows
+        _check_count(folder, f"a vocabulary of {found.rows} ids", str(ids), found.rows == ids)
     shapes = traverse_util.unflatten_dict(found.shapes, sep="/")
     read = lambda tree: found.params(jax.tree.map(lambda x: x.sharding, tree))
-    return Source(folder, found.config, shapes, found.rows, read)
+    return Source(folder, found.config, shapes, found.rows, compared, read)
+
+
+TOKENIZERS = (*MAIN_FILES, "vocab.json", "vocab.txt")  # a published folder that has one of them has a tokenizer
 
 
 def _check_tokenizer(folder: Path, where: Path, there: str, here: Tokenizer) -> None:
@@ -290,4 +302,13 @@ def _check_tokenizer(folder: Path, where: Path, there: str, here: Tokenizer) -> 
         raise UserError(
             f"init_from={folder} was trained with the tokenizer in {where}, and the corpus is prepared with another, "
             f"{here.path}: prepare it with tokenizer=Imported tokenizer.path={where}"
+        )
+
+
+def _check_count(folder: Path, there: str, here: str, alike: bool) -> None:
+    """Where the tokenizer that the weights had is not known."""
+    if not alike:
+        raise UserError(
+            f"init_from={folder} has {there}, and the corpus's tokenizer makes {here}: it had another tokenizer, which "
+            "is not there. Its files belong beside the weights, and the corpus is to be prepared with it"
         )

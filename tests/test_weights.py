@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 
 import chz
@@ -290,7 +291,14 @@ def test_another_tokenizer_is_refused(tiny_corpus, causal, tmp_path):
     kept = tmp_path / "source" / "config.json"
     kept.write_text(kept.read_text().replace(tiny_corpus.path, str(other)))
     e = begun(tiny_corpus, "causal", tmp_path / "source")
-    assert Run.open(e).beginning is not None  # nothing is known
+    assert str(Run.open(e).beginning).endswith("; tokenizer not checked")  # nothing is known
+    fewer = chz.replace(e, objective=MLM(), model=chz.replace(e.model, vocab_multiple=7))
+    assert "tokenizer not checked" in str(Run.open(fewer).beginning)  # ours pads otherwise, theirs is as it was
+    text = kept.read_text()
+    kept.write_text(re.sub(r'"model.vocab_multiple": \d+', '"model.vocab_multiple": 7', text))
+    with pytest.raises(UserError, match=r"has a table of \d+ rows, and the corpus's tokenizer makes one of \d+"):
+        Run.open(e).beginning
+    kept.write_text(text)
     (other / "metadata.json").write_text(json.dumps({"tokenizer": {"sha256": "0" * 64}}))
     with pytest.raises(
         UserError, match="was trained with the tokenizer in .*corpus, and the corpus is prepared with another"

@@ -119,6 +119,25 @@ def test_another_tokenizer_is_refused(source, request, tiny_corpus):
         Run.open(e).beginning
 
 
+@pytest.mark.parametrize("there", ["gone", "damaged"])
+def test_without_their_tokenizer_only_as_many_ids_are_taken(there, folder, workdir, corpus, tiny_corpus, tmp_path):
+    bare = shutil.copytree(folder, tmp_path / "bare")
+    if there == "gone":
+        (bare / "vocab.txt").unlink()
+    else:
+        (bare / "vocab.txt").write_bytes(b"\xff\xfe")
+    e = opened(workdir).experiment
+    model = chz.replace(e.model, max_length=32)
+    for text, message in (corpus, ""), (tiny_corpus, "has a vocabulary of 90 ids, and the corpus's tokenizer makes"):
+        data = chz.replace(e.data, corpus=text, length=32)
+        run = Run.open(chz.replace(e, data=data, model=model, init_from=str(bare)))
+        if there == "gone" and not message:
+            assert "; tokenizer not checked" in str(run.beginning)
+            continue
+        with pytest.raises(UserError, match=message if there == "gone" else "vocab.txt"):
+            run.beginning
+
+
 def test_ids_that_their_tokenizer_lacks_are_the_mean_of_theirs(tmp_path):
     """A vocabulary without [MASK] gets one behind their rows."""
     there = published_folder(tmp_path / "bert")
