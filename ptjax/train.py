@@ -117,12 +117,20 @@ class Experiment(Config):
         return 3.0 * self.data.batch_size * self.objective.flops_per_row(self.model, self.data.length, vocab)
 
     def check(self, mesh: jax.sharding.Mesh) -> None:
-        """Raises UserError for sizes that do not fit each other, before anything is compiled."""
+        """Raises UserError for sizes that do not fit each other or the devices, before anything is compiled."""
+        self.check_sizes()
+        self.check_batch(mesh)
+
+    def check_sizes(self) -> None:
+        """Of all that asks for no batch."""
         self.model.check_length(self.data.length)
         for stage in self.objective.stages(self.steps):
             for objective in stage.objective.parts():
                 self._check_objective(objective)
             self._check_memory(stage.objective)
+
+    def check_batch(self, mesh: jax.sharding.Mesh) -> None:
+        """Of what is trained or evaluated: a batch is divided among devices."""
         shards = partition.batch_shards(mesh)
         parts = shards * self.accumulation
         if self.data.batch_size % parts:
@@ -188,9 +196,9 @@ class Run:
     @classmethod
     def open(cls, experiment: Experiment, devices: Sequence[jax.Device] | None = None) -> "Run":
         """Takes devices (None: all), opens the tokenizer, and checks that sizes fit; compiles nothing, and reads no
-        data until batches are asked for. Raises UserError."""
+        data until batches are asked for, which then have to fit the devices. Raises UserError."""
         mesh = partition.make_mesh(experiment.mesh, devices)
-        experiment.check(mesh)
+        experiment.check_sizes()
         tokenizer = Prepared.open(experiment.data.corpus).tokenizer
         learner = Learner(experiment, tokenizer.vocab)
         abstract, shardings = learner.shardings(mesh)
@@ -214,6 +222,7 @@ class Run:
 
     def _open(self, name: str, shuffle: bool) -> Pipeline:
         e = self.experiment
+        e.check_batch(self.mesh)
         return Pipeline(e.data, name, seed=e.seed, shuffle=shuffle, transforms=e.objective.transforms())
 
     @functools.cached_property

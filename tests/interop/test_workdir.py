@@ -4,6 +4,7 @@ import json
 import shutil
 
 import chz
+import jax
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from ptjax.data.prepare import Corpus, prepare
 from ptjax.data.sources import TextFiles
 from ptjax.data.tokenizers import Imported, open_tokenizer
 from ptjax.embed import Embedder, Pooling
+from ptjax.generate import Predictor
 from ptjax.interop.export import export_workdir
 from ptjax.interop.huggingface import load
 from ptjax.interop.sentences import pooling_of
@@ -68,6 +70,20 @@ def test_the_workdir_is_that_of_a_run(folder, workdir):
     assert run.tokenizer.hash == open_tokenizer(folder).hash and run.learner.vocab.size == 90
     assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "config.json", "corpus"]
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["0"]
+
+
+def test_any_number_of_devices_reads(workdir):
+    """Only what makes batches asks that they divide."""
+    e = opened(workdir).experiment
+    run = Run.open(e, jax.devices()[:3])
+    vectors = Embedder.of_workdir(run, workdir).embed(["the cat sat."])
+    np.testing.assert_allclose(
+        vectors, Embedder.of_workdir(opened(workdir), workdir).embed(["the cat sat."]), atol=1e-5
+    )
+    row = Predictor.of_workdir(run, workdir).encode_masked("the cat <mask> on the mat.")
+    assert len(Predictor.of_workdir(run, workdir).fill([row])[0]) == 1
+    with pytest.raises(UserError, match="data.batch_size=8 does not divide into .* = 3 shards"):
+        run.split("validation")
 
 
 def test_masks_are_filled(workdir, capsys):
