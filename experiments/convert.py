@@ -47,7 +47,7 @@ def take(source: str, workdir: Path, only: list[str] | None) -> None:
         vocabulary=f"{found.rows:,}" + (f" and {new} new, the mean of theirs" if new else ""),
         left_out=", ".join(found.left_out),
         model=type(found.config).__name__,
-        objective=type(found.family.objective(found.parts)).__name__,
+        objective=type(found.objective).__name__,
         workdir=str(workdir),
     )
 
@@ -67,6 +67,8 @@ def export(flags, only: list[str] | None) -> None:
         files=", ".join(done.files),
         folder=str(flags.to),
     )
+    if done.note:
+        print(f"note: {done.note}")
 
 
 if __name__ == "__main__":

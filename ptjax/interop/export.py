@@ -14,10 +14,16 @@ from ptjax.config import from_json
 from ptjax.data.prepared import Prepared
 from ptjax.data.tokenizers import Tokenizer
 from ptjax.embed import POOLING, Pooling
-from ptjax.interop.huggingface import Written, save
+from ptjax.interop.huggingface import Written, family_of, save
 from ptjax.interop.sentences import write_pooling
+from ptjax.models.base import TextModelConfig
+from ptjax.objectives import UL2, CausalLM, Hybrid, Objective, PrefixLM, SpanCorruption
 from ptjax.train import Experiment
 from ptjax.types import PyTree
+
+
+# Objectives that read a part in both directions and look left only in the rest.
+PARTLY = (Hybrid, PrefixLM, SpanCorruption, UL2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +53,15 @@ def on_disk(saved: Saved, field: str = "params") -> PyTree:
 @dataclasses.dataclass(frozen=True)
 class Exported:
     """step: of the checkpoint. rows: of the vocabulary, of `ids` that the model has. files: of the tokenizer, and of
-    sentence-transformers where the workdir says how texts become vectors."""
+    sentence-transformers where the workdir says how texts become vectors. note: what transformers' class does otherwise
+    than the model was trained to, or ""."""
 
     written: Written
     step: int
     rows: int
     ids: int
     files: tuple[str, ...]
+    note: str
 
 
 def export_workdir(
@@ -99,9 +107,30 @@ def export_workdir(
         dtype=dtype,
         only=only,
         described=described,
+        objective=experiment.objective,
         beside=beside,
     )
-    return Exported(written, saved.step, rows, vocab.size, tuple(files))
+    last = experiment.objective.stages(experiment.steps)[-1].objective
+    note = direction(experiment.model, last)
+    return Exported(written, saved.step, rows, vocab.size, tuple(files), note)
+
+
+def direction(model: TextModelConfig, objective: Objective) -> str:
+    """Where transformers' class lets tokens look otherwise than `objective` did: what to know of it, or ""."""
+    family = family_of(model)
+    usual = family.objective(frozenset(family.table(model).parts()))
+    if "pairs" in model.offers or type(objective) is type(usual):
+        return ""
+    kinds = {type(part) for part in objective.parts()}
+    looks_left, is_left = kinds == {CausalLM}, isinstance(usual, CausalLM)
+    if looks_left and not is_left:
+        return f"trained to look left only; transformers' {family.model_type} reads in both directions"
+    if is_left and kinds.isdisjoint({CausalLM, *PARTLY}):
+        return f"trained to read in both directions; transformers' {family.model_type} looks left only"
+    if not kinds.isdisjoint({CausalLM, *PARTLY}) and not looks_left:
+        there = "looks left only" if is_left else "always reads in both directions"
+        return f"trained to look left only and to read in both directions; transformers' {family.model_type} {there}"
+    return ""
 
 
 def special_ids(tokenizer: Tokenizer, rows: int) -> dict[str, int | None]:

@@ -4,7 +4,6 @@ What is read is proven first (`look`), and what is written is written whole or n
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -14,15 +13,16 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from ptjax import __version__
 from ptjax.checkpoint import listed
 from ptjax.config import UserError
 from ptjax.interop.families import FAMILIES
 from ptjax.interop.family import Family
-from ptjax.interop.published import CONFIG, leaf_shapes, look
+from ptjax.interop.mark import check_target, write_config
+from ptjax.interop.published import leaf_shapes, look
 from ptjax.interop.tables import Entry, Table
-from ptjax.interop.tensors import CODES, MAX_SHARD_BYTES, Writer, new_folder, read_json
+from ptjax.interop.tensors import CODES, MAX_SHARD_BYTES, Writer, new_folder
 from ptjax.models.base import TextModelConfig
+from ptjax.objectives import Objective
 from ptjax.types import PyTree
 
 
@@ -76,30 +76,29 @@ def save(
     dtype: str = "float32",
     only: Collection[str] | None = None,
     described: dict[str, Any] | None = None,
+    objective: Objective | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     beside: Callable[[Path], None] = lambda folder: None,
 ) -> Written:
     """Writes a folder that transformers opens, whole or not at all.
 
     Args:
-      folder: new, empty, or one that this function has written before.
+      folder: new, empty, or one that this function has written before and nobody has changed.
       params: {"body": ..., "head": ...}; leaves are arrays, or whatever has a shape and becomes one by `np.asarray`,
         which happens to one leaf at a time (to those of one tensor at a time, where several make one).
       rows: of the vocabulary, without padding.
       dtype: of the tensors, float32, bfloat16 or float16; a finite number never becomes infinite.
       only: parts to write; None: all.
       described: more of config.json: ids of special tokens, None for those that the vocabulary lacks.
+      objective: with what it was trained, for who imports it.
       beside: writes more files, a tokenizer's, into the folder it is given.
 
     Raises:
       UserError: a model, leaves or special tokens that have no counterpart there, and a folder that is somebody else's.
     """
     folder = Path(folder).expanduser().resolve()
-    _check_target(folder)
-    family = next((family for family in FAMILIES if family.own(config)), None)
-    if family is None:
-        bodies = dict.fromkeys(family.body.__name__ for family in FAMILIES)
-        raise UserError(f"transformers has no {type(config).__name__} like this one; it has {', '.join(bodies)}")
+    check_target(folder)
+    family = family_of(config)
     if dtype not in CODES:
         raise UserError(f"dtype={dtype!r} is none of {', '.join(CODES)}")
     table, leaves = family.table(config), traverse_util.flatten_dict(params, sep="/")
@@ -130,30 +129,21 @@ def save(
             _write(writer, group, [leaves[entry.ours] for entry in group], rows, name_there, shape_there(group[0]))
         writer.close()
         beside(temporary)
-        # By which it is known, later, that the folder may be replaced.
-        theirs["ptjax"] = {"version": __version__, "files": sorted(_files(temporary))}
-        (temporary / CONFIG).write_text(json.dumps(dict(sorted(theirs.items())), indent=2) + "\n")
+        write_config(temporary, theirs, objective)
+        check_target(folder)  # a large model takes its time
     count = sum(math.prod(shape) for shape in tensors.values())
     return Written(
         family.model_type, architecture, parts, expected - parts, held - parts, count, len(tensors), writer.bytes
     )
 
 
-def _check_target(folder: Path) -> None:
-    """Raises UserError where something is there that did not come from here, and would be lost."""
-    if not folder.exists():
-        return
-    files = _files(folder) if folder.is_dir() else {folder.name}
-    ours = read_json(folder / CONFIG).get("ptjax") if folder.is_dir() and CONFIG in files else None
-    written = ours.get("files") if isinstance(ours, dict) else None
-    strange = [name for name in sorted(files) if name not in (CONFIG, *written)] if written else sorted(files)
-    if strange:
-        found = ", ".join(strange[:5])
-        raise UserError(f"{folder} holds {found}, not written by ptjax: name another folder, or move it away")
-
-
-def _files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+def family_of(config: TextModelConfig) -> Family:
+    """The family that `config` is exported as. Raises UserError where transformers has none."""
+    for family in FAMILIES:
+        if family.own(config):
+            return family
+    bodies = dict.fromkeys(family.body.__name__ for family in FAMILIES)
+    raise UserError(f"transformers has no {type(config).__name__} like this one; it has {', '.join(bodies)}")
 
 
 def _check_leaves(family: Family, entries: list[Entry], leaves: dict[str, Any], shapes: dict[str, Any]) -> None:

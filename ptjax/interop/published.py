@@ -22,13 +22,14 @@ from ptjax.config import UserError
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.interop.families import FAMILIES
 from ptjax.interop.family import Family
+from ptjax.interop.mark import CONFIG, objective_of
 from ptjax.interop.tables import Entry, Table
 from ptjax.interop.tensors import Tensors, read_json
 from ptjax.models.base import TextModelConfig
 from ptjax.models.heads import init
+from ptjax.objectives import Objective
 from ptjax.types import PyTree
 
-CONFIG = "config.json"
 # Sizes in all families' config.json; a null is as good as none. The former are how many tensors there are of a kind.
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers", "num_experts", "num_local_experts")
 _SIZES = (
@@ -74,6 +75,11 @@ class Published:
     def parts(self) -> frozenset[str]:
         """Of our params."""
         return frozenset(path.partition("/")[0] for path in self.shapes)
+
+    @property
+    def objective(self) -> Objective:
+        """With what it was pre-trained: as ptjax wrote it, or else the family's."""
+        return objective_of(self.theirs) or self.family.objective(self.parts)
 
     def params(self, shardings: PyTree = None) -> PyTree:
         """The weights, float32, each leaf made where it will live and no more of it read than lives there.

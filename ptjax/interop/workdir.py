@@ -5,7 +5,7 @@ from pathlib import Path
 
 import chz
 
-from ptjax.checkpoint import CONFIG, Checkpoints, disk_errors
+from ptjax.checkpoint import CONFIG, CORPUS, Checkpoints, disk_errors
 from ptjax.config import UserError, to_json
 from ptjax.data.pipeline import Data
 from ptjax.data.prepare import write_tokenizer
@@ -37,11 +37,11 @@ def import_workdir(folder: str | Path, workdir: str | Path, *, only: Collection[
         raise UserError(f"{workdir} is not empty: name another --workdir, or move it away")
     tokenizer = open_tokenizer(folder)
     found = look(folder, only=only)
-    objective = found.family.objective(found.parts)
+    objective = found.objective
     found = look(folder, vocab_size=objective.vocabulary(tokenizer.vocab).size, only=only)
     pooling = pooling_of(folder)
     with disk_errors(workdir), new_folder(workdir) as temporary:
-        corpus = chz.replace(write_tokenizer(temporary / "corpus", tokenizer), path=str(workdir / "corpus"))
+        corpus = chz.replace(write_tokenizer(temporary / CORPUS, tokenizer), path=str(workdir / CORPUS))
         length = min(found.config.max_length, LONGEST)
         config = Experiment(
             model=found.config,

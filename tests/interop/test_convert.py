@@ -10,14 +10,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from experiments import convert
-from ptjax.checkpoint import Checkpoints, Saved
-from ptjax.config import to_json
+from ptjax.checkpoint import Checkpoints, Saved, read_config
+from ptjax.config import from_json, to_json
 from ptjax.data.tokenizers import open_tokenizer
-from ptjax.interop.export import export_workdir, on_disk
+from ptjax.interop.export import direction, export_workdir, on_disk
 from ptjax.interop.huggingface import load
 from ptjax.interop.tensors import WEIGHTS
-from ptjax.models import RoBERTa
-from ptjax.objectives import MLM, SpanCorruption
+from ptjax.models import BERT, GPT, T5, RoBERTa
+from ptjax.objectives import MLM, NSP, RTD, SOP, CausalLM, Hybrid, PrefixLM, SpanCorruption
 from ptjax.train import Run
 from tests.interop.folders import published_folder
 from tests.interop.test_huggingface import loaded
@@ -131,8 +131,29 @@ def test_a_head_that_transformers_lacks_is_named_and_the_body_can_be_written(tin
     assert "gpt2 has no place for these leaves" in message and "--only=body" in message
     assert all(f"head/{name}" in message for name in ("bias", "dense/bias", "dense/kernel", "norm/bias", "norm/scale"))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert "left out      head" in said(f"--from={tmp_path / 'run'}", f"--to={tmp_path / 'out'}", "--only=body")
+    out = said(f"--from={tmp_path / 'run'}", f"--to={tmp_path / 'out'}", "--only=body")
+    assert "left out      head" in out
+    assert "note: trained to read in both directions; transformers' gpt2 looks left only" in out
+    again = said(f"--from={tmp_path / 'out'}", f"--workdir={tmp_path / 'again'}")
+    assert "objective     MLM" in again and from_json(read_config(tmp_path / "again")).objective == MLM()
     assert same(unpadded(load(tmp_path / "out").params), unpadded({"body": params["body"]}))
+
+
+@pytest.mark.parametrize(
+    "model, objective, said",
+    [
+        (BERT(), CausalLM(), "trained to look left only; transformers' bert reads in both directions"),
+        (BERT(), Hybrid(), "to look left only and to read in both directions; transformers' bert always reads in both"),
+        (GPT(), PrefixLM(), "left only and to read in both directions; transformers' gpt2 looks left only"),
+        (GPT(), NSP(), "trained to read in both directions; transformers' gpt2 looks left only"),
+        *((model, objective, "") for model in (BERT(), RoBERTa()) for objective in (MLM(), SOP(), RTD())),
+        (GPT(), CausalLM(z_loss=0.1), ""),
+        (T5(), SpanCorruption(), ""),
+    ],
+)
+def test_where_transformers_looks_otherwise_it_is_said(model, objective, said):
+    note = direction(model, objective)
+    assert said in note and bool(said) == bool(note)
 
 
 def test_the_average_is_what_is_written(tiny_corpus, tmp_path):

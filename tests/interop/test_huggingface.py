@@ -474,6 +474,32 @@ def test_what_is_somebody_else_s_is_not_replaced(tmp_path):
     assert load(tmp_path / "own", only=("body",)).params.keys() == {"body"}
 
 
+def test_what_others_went_on_with_is_not_replaced(tmp_path):
+    """transformers' save_pretrained copies our key of config.json and writes files of the same names and sizes."""
+    folder = tmp_path / "own"
+    write(folder)
+    text = (folder / "config.json").read_text()
+    retensor(folder, lambda tensors: tensors | {HEAD: tensors[HEAD] + 1})
+    changed = (folder / WEIGHTS).read_bytes()
+    with pytest.raises(UserError, match=f"own holds {WEIGHTS}, not written by ptjax or changed since"):
+        write(folder)
+    assert (folder / WEIGHTS).read_bytes() == changed
+    shutil.rmtree(folder)
+    write(folder)
+    describe(folder, transformers_version="5")
+    with pytest.raises(UserError, match="own holds config.json, "):
+        write(folder)
+    (folder / "config.json").write_text(text)
+
+    def meanwhile(_):
+        (folder / "thesis.txt").write_text("all of it")
+
+    with pytest.raises(UserError, match="own holds thesis.txt, "):
+        write(folder, beside=meanwhile)
+    assert {path.name for path in folder.iterdir()} == {"config.json", WEIGHTS, "thesis.txt"}
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+
+
 # Memory.
 
 LARGE = GPT(layers=32, width=64, heads=2, hidden=128, max_length=64)
