@@ -178,7 +178,9 @@ def _config(known: argparse.Namespace, overrides: list[str], base: type[Config])
         raise UserError(
             "Say which config to use: --config=FILE" + (f" ({kept} does not exist{hint})." if kept else ".")
         )
-    return override(from_json(kept.read_text(), base), overrides)
+    from ptjax.checkpoint import read_config  # here: it imports jax, for which `set_up_jax` is
+
+    return override(from_json(read_config(known.workdir), base), overrides)
 
 
 def _refuse_unknown_flags(rest: list[str], known: list[str]) -> None:

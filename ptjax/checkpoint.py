@@ -39,6 +39,7 @@ from ptjax.data.manifest import hash_file
 
 PyTree = Any
 MANIFEST, CONFIG, METRICS = "manifest.json", "config.json", "metrics.json"
+CORPUS, _CORPUS_PATH = "corpus", "data.corpus.path"  # of a corpus inside a workdir: its folder, its key in config.json
 _DAMAGED, _DELETING, _TEMPORARY, _TIMES = ".damaged", ".deleting", ".orbax-checkpoint-tmp", "_CHECKPOINT_METADATA"
 
 
@@ -239,12 +240,18 @@ MAY_CHANGE = (
 
 
 def read_config(workdir: str | Path) -> str:
-    """The JSON of the experiment that owns `workdir`, for `config.from_json`."""
+    """The JSON of the experiment that owns `workdir`, for `config.from_json`. A corpus inside the workdir, as published
+    models have one, is found there also after the workdir has moved."""
     path = Path(workdir) / CONFIG
     try:
-        return path.read_text()
+        text = path.read_text()
     except OSError as error:
         raise UserError(f"{workdir} is not the workdir of a run: cannot read {path} ({error.strerror}).") from None
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # of another config, or damaged: as it is
+        flat, own = json.loads(text), path.parent.expanduser().absolute() / CORPUS
+        if own.is_dir() and not Path(flat[_CORPUS_PATH]).expanduser().exists():
+            text = json.dumps(flat | {_CORPUS_PATH: str(own)}, indent=1)
+    return text
 
 
 def check_workdir(workdir: str | Path, config: Config) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import embed, evaluate, generate, pretrain
+from ptjax.checkpoint import check_workdir, read_config
 from ptjax.config import UserError, from_json, override
 from ptjax.data.prepare import Corpus, prepare
 from ptjax.data.sources import TextFiles
@@ -89,6 +90,19 @@ def test_any_number_of_devices_reads(workdir):
 def test_masks_are_filled(workdir, capsys):
     assert call(generate, f"--workdir={workdir}", "--text=the cat <mask> on the mat.", "--top=3") == 0
     assert capsys.readouterr().out.count("%") == 3
+
+
+def test_the_workdir_may_move(folder, tmp_path, tiny_corpus, capsys):
+    first, there = tmp_path / "first", tmp_path / "there"
+    import_workdir(folder, first, only=("body",))
+    first.rename(there)
+    assert call(embed, f"--workdir={there}", "--text=a cat", "--text=a dog") == 0
+    e = from_json(read_config(there), Experiment)
+    assert e.data.corpus.path == str(there / "corpus")
+    check_workdir(there, e)  # and is its own still
+    other = chz.replace(e, data=chz.replace(e.data, corpus=tiny_corpus, length=32), init_from=str(there))
+    with pytest.raises(UserError, match="was trained with the tokenizer in .*there/corpus"):
+        Run.open(other).beginning
 
 
 def test_without_text_nothing_is_trained_or_evaluated(workdir, capsys):
