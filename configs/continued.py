@@ -25,8 +25,9 @@ def get_config(
     there = from_json(read_config(weights), Experiment)
     data = chz.replace(there.data, length=min(length, there.model.max_length), batch_size=32)
     if glob:
-        tokenizer = Imported(path=there.data.corpus.path)
-        data = chz.replace(data, corpus=Corpus(path=corpus, source=TextFiles(glob=glob), tokenizer=tokenizer))
+        own = there.data.corpus  # its tokenizer marks documents on the side that the weights know
+        new = Corpus(path=corpus, source=TextFiles(glob=glob), tokenizer=Imported(path=own.path), boundary=own.boundary)
+        data = chz.replace(data, corpus=new)
     return Experiment(
         model=there.model,
         objective=there.objective,

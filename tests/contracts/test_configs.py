@@ -28,6 +28,16 @@ def test_round_trip(path, tmp_path):
     assert again == config and not differences(config, again)
 
 
+def test_what_goes_on_marks_documents_as_before(tmp_path):
+    there = load("configs/mlm_stdlib.py")
+    for side in ("begin", "end"):
+        corpus = chz.replace(there.data.corpus, boundary=side)
+        e = chz.replace(there, data=chz.replace(there.data, corpus=corpus))
+        (tmp_path / "config.json").write_text(to_json(e))
+        e = load(f"configs/continued.py:weights={tmp_path},glob=texts/*.txt")
+        assert e.data.corpus.boundary == side and e.data.corpus.tokenizer.path == corpus.path
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_trains(path, tiny_corpus, tmp_path):
     config = loaded(path, tmp_path)
