@@ -24,6 +24,7 @@ from ptjax.data.prepare import Corpus, prepare, write_tokenizer
 from ptjax.data.prepared import Prepared
 from ptjax.data.sources import TextFiles
 from ptjax.data.tokenizers import Imported, SentencePiece, Tokenizer, open_tokenizer
+from ptjax.data.tokenizers.roles import ROLES_FILE
 from tests.data import published
 
 TEXTS = [
@@ -447,6 +448,47 @@ def test_damaged_settings(copy):
             open_tokenizer(folder)
         (folder / file).write_bytes(kept)
     assert open_tokenizer(folder).encode("a").size
+
+
+@pytest.mark.parametrize(
+    "change_of, said",
+    [
+        (dict(size=10**12), "size is 1000000000000"),
+        (dict(size="many"), "size is 'many'"),
+        (dict(size=True), "size is True"),
+        (dict(rows=-1), "rows is -1"),
+        (dict(ids={}), "ids are to be of bos"),
+        (dict(ids={"mask": -3}), "the id of mask is -3, outside the vocabulary"),
+        (dict(ids={"pad": 10**6}), "the id of pad is 1000000"),
+        (dict(ids={"eos": [1]}), r"the id of eos is \[1\]"),
+        (dict(special=[0, 10**6]), r"special\[1\] is 1000000"),
+        (dict(special=["a"]), r"special\[0\] is 'a'"),
+        (dict(special=[0]), "has a role is not special"),
+        (dict(before=[-1]), r"before\[0\] is -1"),
+        (dict(behind=[10**6]), r"behind\[0\] is 1000000"),
+        (dict(behind=7), "not iterable"),
+        (dict(names={"1000000": "x"}), "a key of names is 1000000"),
+        (dict(names={"0": 5}), "a name is no text"),
+        (dict(sides=["middle"]), "sides="),
+        (dict(sides=[]), "sides="),
+        (dict(lower="no"), "lower is 'no'"),
+        (dict(file="../secret"), "file is '../secret', not in this folder"),
+        (dict(file=""), "file is '', not in this folder"),
+        (dict(file=5), "a name is no text"),
+        (dict(colour=5), "colour"),
+    ],
+)
+def test_stored_roles_are_proven(change_of, said, tmp_path):
+    """A stranger's folder may bring tokenizer_roles.json, and with it what it likes."""
+    write_tokenizer(tmp_path / "own", tokenizer_of("bert"))
+    stored = tmp_path / "own" / ROLES_FILE
+    assert open_tokenizer(tmp_path / "own").vocab.size == tokenizer_of("bert").vocab.size
+    roles = json.loads(stored.read_text())
+    for name, value in change_of.items():
+        merged = name == "ids" and value
+        stored.write_text(json.dumps(roles | {name: roles[name] | value if merged else value}))
+    with pytest.raises(UserError, match=f"{ROLES_FILE} is damaged .*{said}"):
+        open_tokenizer(tmp_path / "own")
 
 
 def test_numbers_that_nobody_believes(copy):

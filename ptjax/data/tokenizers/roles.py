@@ -65,10 +65,46 @@ class Roles:
             fields = json.loads(path.read_text())
             fields["names"] = {int(i): name for i, name in fields["names"].items()}
             tuples = {name: tuple(fields[name]) for name in ("special", "sides", "named", "before", "behind")}
-            assert Path(fields["file"]).name == fields["file"], "a file of another folder"
-            return cls(**fields | tuples)
-        except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
-            raise UserError(f"{path} is damaged ({error!r}): restore it, or import the tokenizer again") from None
+            roles = cls(**fields | tuples)
+            wrong = roles._wrong()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            wrong = repr(error)
+        if wrong:
+            raise UserError(f"{path} is damaged ({wrong}): restore it, or import the tokenizer again")
+        return roles
+
+    def _wrong(self) -> str:
+        """What is not as `find_roles` would have it, or ""."""
+        if type(self.size) is not int or not 0 < self.size <= _MOST:
+            return f"size is {self.size!r:.50}, where a number of ids up to {_MOST} is wanted"
+        if type(self.rows) is not int or not 0 < self.rows <= self.size:
+            return f"rows is {self.rows!r:.50}, where a number of at most size={self.size} is wanted"
+        if not isinstance(self.ids, dict) or self.ids.keys() != set(ROLES):
+            return f"ids are to be of {', '.join(ROLES)}"
+        numbers = {
+            **{f"the id of {role}": i for role, i in self.ids.items()},
+            **{
+                f"{name}[{k}]": i for name in ("special", "before", "behind") for k, i in enumerate(getattr(self, name))
+            },
+            **{"a key of names": i for i in self.names if i not in range(self.size)},
+        }
+        for name, i in numbers.items():
+            if type(i) is not int or not 0 <= i < self.size:
+                return f"{name} is {i!r:.50}, outside the vocabulary of {self.size}"
+        if not set(self.ids.values()) <= set(self.special):
+            return "an id that has a role is not special"
+        ordinary = {i for role, i in self.ids.items() if role not in ("pad", "mask")}
+        if self.ids["mask"] in ordinary or self.ids["pad"] in ordinary | {self.ids["mask"]}:
+            return "pad and mask need ids of their own"
+        if not self.sides or not set(self.sides) <= {"begin", "end"} or not set(self.named) <= set(ROLES):
+            return f"sides={self.sides!r:.50}, named={self.named!r:.50}"
+        if not all(isinstance(name, str) for name in (*self.names.values(), self.file, self.family)):
+            return "a name is no text"
+        if type(self.lower) is not bool:
+            return f"lower is {self.lower!r:.50}"
+        if not self.file or Path(self.file).name != self.file:
+            return f"file is {self.file!r:.50}, not in this folder"
+        return ""
 
     def side(self, wanted: Side | None, path: object) -> Side:
         """`wanted`, or without one the side that there is. Raises UserError where this tokenizer has no such token."""
