@@ -6,8 +6,10 @@ before a tensor is read. Pickles are refused, for reading one runs its code.
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -256,19 +258,23 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     A `target` that is there is replaced: whether it may be is the caller's to say.
     """
-    temporary = target.with_name(f".{target.name}.partial")
+    # A name of its own: another process may be writing the same folder.
+    own = f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}"
+    temporary, old = target.with_name(f"{own}.partial"), target.with_name(f"{own}.old")
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     temporary.mkdir()
     try:
         yield temporary
         if target.exists():
-            old = target.with_name(f".{target.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
+        try:
             temporary.rename(target)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(target)
+        except OSError as error:
+            if old.exists() and not target.exists():
+                old.rename(target)
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise UserError(f"another process has written {target} meanwhile: it stays as that one left it") from None
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -304,9 +304,14 @@ def test_a_folder_is_whole_or_not_at_all(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["model"]
 
 
-def test_what_a_kill_left_is_in_nobody_s_way(tmp_path):
-    (tmp_path / ".model.partial").mkdir()
-    (tmp_path / ".model.partial" / "half").write_text("x")
-    with new_folder(tmp_path / "model") as folder:
-        assert not any(folder.iterdir())
+def test_two_at_once_do_not_touch_each_other_s(tmp_path):
+    """The first one to end has its folder there; the other replaces it, whole."""
+    with new_folder(tmp_path / "model") as a:
+        (a / "a").write_text("x")
+        with new_folder(tmp_path / "model") as b:
+            assert not any(b.iterdir())
+            (b / "b").write_text("x")
+        assert [path.name for path in (tmp_path / "model").iterdir()] == ["b"]
+        assert [path.name for path in a.iterdir()] == ["a"]
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["a"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
