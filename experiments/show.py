@@ -66,7 +66,7 @@ def examples(predictor: Predictor, data: Data, count: int = 5) -> None:
     elif "sample" in predictor.experiment.objective.abilities():
         console.print("\n[bold]held-out text, and how the model goes on[/bold]")
         prompts = [row[row != pipeline.vocab.pad_id][: max(min(48, data.length // 2), 1)] for row in rows[:2]]
-        room = predictor.trained_length - len(prompts[0]) - 1  # one for a begin of text
+        room = predictor.trained_length - len(prompts[0]) - max(len(predictor.start), 1)
         sampling = Sampling(tokens=max(min(48, room), 1), temperature=0.8, top_p=0.95)
         for start, end in zip(prompts, predictor.sample(prompts, sampling)):
             tokenizer = predictor.tokenizer

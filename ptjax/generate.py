@@ -11,6 +11,7 @@ import numpy as np
 
 from ptjax.config import UserError
 from ptjax.data.tokenizers import Tokenizer
+from ptjax.data.tokenizers.imported import ImportedTokenizer
 from ptjax.models.heads import new_cache
 from ptjax.objectives.base import Objective, packed_input
 from ptjax.train import Experiment, Run
@@ -84,21 +85,23 @@ class Predictor:
 
     def encode_masked(self, text: str) -> np.ndarray:
         """Ids of `text`, in which each '<mask>' stands for one piece. A space before a mask is part of that piece, as
-        it is for any other word."""
+        it is for any other word. Framed as a published model reads a text; our own read it as a part of a stream."""
         parts = text.split(MASK)
         if len(parts) == 1:
             raise UserError(f"there is no {MASK} in {text!r}: write one where a piece is to be guessed")
         ids = []
         for part in parts[:-1]:
             ids += [*self.tokenizer.encode(part.removesuffix(" ")), self.tokenizer.vocab.mask_id]
-        return np.asarray([*ids, *self.tokenizer.encode(parts[-1])], np.int32)
+        ids += [*self.tokenizer.encode(parts[-1])]
+        return self.tokenizer.frame(ids) if isinstance(self.tokenizer, ImportedTokenizer) else np.asarray(ids, np.int32)
 
     def fill(self, rows: Sequence[np.ndarray], top: int = 5) -> list[list[Fill]]:
         """For each row of ids, its masks in order. Rows may differ in length. No special token fills a mask."""
         objective, net = self.require("fill")
         vocab, shift = self.tokenizer.vocab, objective.shift
-        if shift and vocab.boundary_side == "begin":
-            rows = [np.concatenate([[vocab.bos_id], row]).astype(np.int32) for row in rows]
+        if shift and vocab.boundary_side == "begin":  # a framed row may have it
+            begin = np.array([vocab.bos_id], np.int32)
+            rows = [row if row[0] == vocab.bos_id else np.concatenate([begin, row]).astype(np.int32) for row in rows]
         if shift and any(row[0] == vocab.mask_id for row in rows):
             raise UserError(f"this model guesses a piece from the one before it: write a word before the first {MASK}")
         longest = max(len(row) for row in rows)
@@ -132,8 +135,7 @@ class Predictor:
         objective, net = self.require("sample")
         sampling.check()
         vocab, decoding = self.tokenizer.vocab, objective.decoding
-        if vocab.boundary_side == "begin":
-            prompts = [np.concatenate([[vocab.bos_id], prompt]).astype(np.int32) for prompt in prompts]
+        prompts = [np.concatenate([self.start, prompt]).astype(np.int32) for prompt in prompts]
         if decoding != "unmask" and not all(len(prompt) for prompt in prompts):
             raise UserError("a prompt is empty: this corpus marks only the end of a document, so give at least a word")
         longest = max(len(prompt) for prompt in prompts)
@@ -157,6 +159,12 @@ class Predictor:
             prefix = decoding == "prefix"
             out = _continue(net, vocab.size, special, prefix, settings, self.params, tokens, pads_B, cache, key)
         return [row[: np.append(np.flatnonzero(row == vocab.eos_id), len(row))[0]] for row in np.asarray(out)]
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """Ids before a prompt: those that the tokenizer frames a text with, else the mark of a document's begin."""
+        begin = (self.tokenizer.vocab.bos_id,) if self.tokenizer.vocab.boundary_side == "begin" else ()
+        return self.tokenizer.framing[0] or begin
 
     @property
     def trained_length(self) -> int:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+import ptjax.generate as generate_module
 from experiments import embed, evaluate, generate, pretrain
 from ptjax.checkpoint import check_workdir, read_config
 from ptjax.config import UserError, from_json, override
@@ -15,7 +16,7 @@ from ptjax.data.prepare import Corpus, prepare
 from ptjax.data.sources import TextFiles
 from ptjax.data.tokenizers import Imported, open_tokenizer
 from ptjax.embed import Embedder, Pooling
-from ptjax.generate import Predictor
+from ptjax.generate import Predictor, Sampling
 from ptjax.interop.export import export_workdir
 from ptjax.interop.huggingface import load
 from ptjax.interop.sentences import pooling_of
@@ -90,6 +91,27 @@ def test_any_number_of_devices_reads(workdir):
 def test_masks_are_filled(workdir, capsys):
     assert call(generate, f"--workdir={workdir}", "--text=the cat <mask> on the mat.", "--top=3") == 0
     assert capsys.readouterr().out.count("%") == 3
+
+
+@pytest.mark.parametrize("family, body", [("bert", "mlm"), ("gpt2", "causal")])
+def test_what_is_read_is_framed_as_their_tokenizer_frames_it(family, body, tmp_path, monkeypatch):
+    """[CLS] before a prompt, and [CLS] and [SEP] around what is filled; text comes back without them."""
+    import_workdir(published_folder(tmp_path / family, family), tmp_path / "w")
+    predictor = Predictor.of_workdir(opened(tmp_path / "w"), tmp_path / "w")
+    ids = predictor.tokenizer.encode("the cat")
+    read, answer = [], np.array([[*predictor.tokenizer.encode("sat on")]], np.int32)
+    if body == "mlm":
+        row = predictor.encode_masked("the cat <mask>")
+        assert row.tolist() == [2, *ids, predictor.tokenizer.vocab.mask_id, 3]
+        fill = generate_module._fill
+        monkeypatch.setattr(generate_module, "_fill", lambda *a: read.append(np.asarray(a[3].tokens)) or fill(*a))
+        assert [len(fill.pieces) for fill in predictor.fill([row], top=2)[0]] == [2]
+        assert read[0][0, : len(row)].tolist() == row.tolist()
+    else:
+        monkeypatch.setattr(generate_module, "_continue", lambda *a: read.append(np.asarray(a[6])) or answer)
+        (out,) = predictor.sample([ids], Sampling(tokens=2))
+        assert read[0].tolist() == [[2, *ids]]
+        assert predictor.tokenizer.decode_inside(out) == " sat on"
 
 
 def test_the_workdir_may_move(folder, tmp_path, tiny_corpus, capsys):
