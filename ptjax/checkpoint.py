@@ -66,8 +66,11 @@ class Checkpoints:
         self.keep, self.best, self.asynchronous, self._on_event = keep, best, asynchronous, on_event
         self._saving: tuple[int, str, dict] | None = None
         logging.getLogger("absl").addFilter(_is_not_raised_anyway)
+        # Left to itself Orbax cuts each leaf into as many parts as there are replicas, and compiles each cut.
+        arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20)
+        registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
         self._orbax = ocp.AsyncCheckpointer(
-            ocp.PyTreeCheckpointHandler(),
+            ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._before_commit),
         )
 
@@ -242,11 +245,17 @@ MAY_CHANGE = (
 def read_config(workdir: str | Path) -> str:
     """The JSON of the experiment that owns `workdir`, for `config.from_json`. A corpus inside the workdir, as published
     models have one, is found there also after the workdir has moved."""
-    path = Path(workdir) / CONFIG
+    path = Path(workdir).expanduser() / CONFIG
     try:
         text = path.read_text()
     except OSError as error:
         raise UserError(f"{workdir} is not the workdir of a run: cannot read {path} ({error.strerror}).") from None
+    with contextlib.suppress(ValueError, AttributeError, RecursionError):
+        if "model_type" in (keys := json.loads(text).keys()) and "" not in keys:
+            raise UserError(
+                f"{workdir} is a Hugging Face folder: `python -m experiments.convert --from={workdir} --workdir=...` "
+                "makes a run of it."
+            )
     with contextlib.suppress(ValueError, KeyError, TypeError):  # of another config, or damaged: as it is
         flat, own = json.loads(text), path.parent.expanduser().absolute() / CORPUS
         if own.is_dir() and not Path(flat[_CORPUS_PATH]).expanduser().exists():
@@ -261,6 +270,8 @@ def check_workdir(workdir: str | Path, config: Config) -> None:
       UserError: the workdir belongs to another experiment (the message lists the fields that differ); not writable.
     """
     workdir = Path(workdir)
+    if (workdir / CONFIG).is_file():
+        read_config(workdir)  # raises for a published model's, which would be lost
     with disk_errors(workdir):
         if _is_primary():
             workdir.mkdir(parents=True, exist_ok=True)
