@@ -108,10 +108,10 @@ class DebertaV2Family(Family):
             *norm("head/norm", f"{HEAD}.LayerNorm"),
             Entry("head/bias", f"{HEAD}.bias", "table"),
         ]
-        buffers = [r"(deberta\.)?embeddings\.position_ids", r"mask_predictions\..*"]
+        buffers, unread = (r"(deberta\.)?embeddings\.position_ids",), [r"mask_predictions\..*"]
         if not config.absolute:  # some published files have the table all the same
-            buffers.append(rf"(deberta\.)?{re.escape(positions.removeprefix('deberta.'))}")
-        return Table(tuple(entries), copies=COPIES, buffers=tuple(buffers), prefix="deberta.")
+            unread.append(rf"(deberta\.)?{re.escape(positions.removeprefix('deberta.'))}")
+        return Table(tuple(entries), copies=COPIES, buffers=buffers, unread=tuple(unread), prefix="deberta.")
 
     def objective(self, parts: frozenset[str]) -> MLM:
         return MLM()

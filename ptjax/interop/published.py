@@ -46,7 +46,8 @@ class Published:
 
     theirs: config.json. architecture: as it says, or "". rows: of their vocabulary. vocab_size: ids of ours.
     shapes: path of a leaf ("body/embed/tokens") -> ShapeDtypeStruct, for all that `params` gives.
-    left_out: names of tensors that nothing is made of. entries: of the name table, those of `shapes`.
+    left_out: names of tensors that nothing is made of, without those that are computed. entries: of the name table,
+    those of `shapes`.
     """
 
     family: Family
@@ -224,8 +225,9 @@ class Names:
         that are left out. Raises UserError."""
         used = {name for entry in entries for _, name in entry.tensors()}
         missing = [self.shown(name) for name in used if name not in self.there]
-        buffers = {name for name in self._tensors if any(re.fullmatch(one, name) for one in self._table.buffers)}
-        extra = set(self._tensors) - buffers - set(self.there.values())
+        alike = lambda patterns: {name for name in self._tensors if any(re.fullmatch(one, name) for one in patterns)}
+        buffers, unread = alike(self._table.buffers), alike(self._table.unread)
+        extra = set(self._tensors) - buffers - unread - set(self.there.values())
         # Under the body's own name nothing may be left: with more to it, it is another body.
         body = {name for entry in self._table.entries if entry.top == "body" for _, name in entry.tensors()}
         tops = {self.shown(name).partition(".")[0] for name in body}

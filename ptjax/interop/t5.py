@@ -68,7 +68,7 @@ class T5Family(Family):
             entries.append(Entry("head/table", "lm_head.weight", "table"))
         # Early checkpoints hold a bias of the attention to the encoder, which nothing reads.
         unread = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
-        return Table(tuple(entries), copies=copies, buffers=(unread,))
+        return Table(tuple(entries), copies=copies, unread=(unread,))
 
     def objective(self, parts: frozenset[str]) -> SpanCorruption:
         return SpanCorruption()

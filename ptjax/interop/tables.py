@@ -106,13 +106,15 @@ class Table:
     """Every tensor of a checkpoint.
 
     copies: name there -> name of the tensor whose values it repeats (tied projections). Where a file has it, it must
-    agree; it is not written. buffers: regular expressions of tensors that are computed and not learned.
+    agree; it is not written. buffers: regular expressions of tensors that are computed and not learned. unread: of
+    those that are learned and of which nothing is made here, as transformers' class makes nothing of them.
     prefix: what stands before the body's names, and is left out where a body was saved alone ("bert.").
     """
 
     entries: tuple[Entry, ...]
     copies: dict[str, str] = dataclasses.field(default_factory=dict)
     buffers: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     prefix: str = ""
 
     def parts(self) -> tuple[str, ...]:

@@ -125,5 +125,6 @@ def test_what_published_files_have_besides(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(theirs))
     expected = load(FAMILIES / "deberta_v3")
     found = load(tmp_path)
+    assert found.left_out == tuple(sorted(besides))  # learned, so it is said
     assert found.config == expected.config
     jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)

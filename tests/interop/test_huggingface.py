@@ -272,6 +272,15 @@ def test_buffers_are_left_and_old_names_known(bert):
     refused(bert, "bert.embeddings.LayerNorm.gamma: left over")
 
 
+def test_what_is_learned_and_not_read_is_named(tmp_path):
+    """The bias that early T5 checkpoints have for the attention to the encoder."""
+    folder = shutil.copytree(FIXTURES / "t5", tmp_path / "t5")
+    old = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    assert look(folder).left_out == ()
+    retensor(folder, lambda tensors: tensors | {old: np.ones((32, 2), np.float32)})
+    assert look(folder).left_out == look(folder, only=("body",)).left_out == (old,)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_precision_becomes_float32(dtype, bert):
     retensor(bert, lambda x: {name: value.astype(dtype) for name, value in x.items()})
