@@ -17,8 +17,8 @@ from ptjax.models.base import TextModelConfig
 from ptjax.models.heads import language_model
 from ptjax.train import Run
 from ptjax.types import Array, Mask, PyTree, TextInput
+from ptjax.weights import POOLING
 
-POOLING = "pooling.json"  # beside config.json: a Pooling that was published with the weights
 _TOKENS = 4096  # of a batch, padding included
 _SHORTEST = 16  # tokens of a row, as compiled: this, or twice that, or twice that, ...
 

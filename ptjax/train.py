@@ -304,6 +304,8 @@ def train(
     if not restored and run.beginning:
         on_event(str(run.beginning))
     state, start = restored if restored else (run.init(), 0)
+    if not restored and run.beginning and jax.process_index() == 0:
+        run.beginning.record(workdir)
     if start >= experiment.steps:
         on_event(f"Step {start} of {experiment.steps} is done: nothing left to train")
         checkpoints.close()

@@ -5,7 +5,9 @@ parameters that another net has under the same names; fresh ones. Optimizer, ste
 """
 
 import dataclasses
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +16,9 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from ptjax import config as config_lib
-from ptjax.checkpoint import CONFIG, Saved, differing, listed, read_config
+from ptjax.checkpoint import CONFIG, MANIFEST, Saved, differing, disk_errors, listed, read_config
 from ptjax.config import UserError
+from ptjax.data.manifest import hash_file
 from ptjax.data.prepare import METADATA
 from ptjax.data.tokenizers import MAIN_FILES, Tokenizer, VocabSpec, open_tokenizer
 from ptjax.models.base import TextModelConfig
@@ -23,6 +26,8 @@ from ptjax.models.heads import init, shapes
 from ptjax.objectives.base import Objective
 from ptjax.types import Array, PyTree
 
+BEGINS = "begins.json"  # in a workdir: the weights that the run began with
+POOLING = "pooling.json"  # beside config.json: an `embed.Pooling` that was published with the weights
 Leaves = dict[str, jax.ShapeDtypeStruct]  # by path, as in "body/embed/tokens"
 
 
@@ -195,8 +200,9 @@ class Source:
     """Weights in a folder, looked at and not yet read.
 
     model: their body's config. shapes: params, of ShapeDtypeStructs. known: ids of the vocabulary that they have
-    learned. compared: whether their tokenizer is known to be the run's. read: gives the leaves of a tree of
-    ShapeDtypeStructs with shardings.
+    learned. compared: whether their tokenizer is known to be the run's. step: of a run's checkpoint, else None.
+    sha256: of the manifest of that checkpoint, or of the names and sizes of published files. read: gives the leaves of
+    a tree of ShapeDtypeStructs with shardings.
     """
 
     folder: Path
@@ -204,6 +210,8 @@ class Source:
     shapes: PyTree
     known: int
     compared: bool
+    step: int | None
+    sha256: str
     read: Callable[[PyTree], PyTree]
 
     @classmethod
@@ -245,7 +253,18 @@ class Beginning:
 
     def __str__(self) -> str:
         unsure = () if self.source.compared else ("tokenizer not checked",)
-        return "; ".join([f"Begins with the weights of {self.source.folder}: {self.transplant}", *unsure, *self.notes])
+        step = "" if self.source.step is None else f", step {self.source.step}"
+        begins = f"Begins with the weights of {self.source.folder}{step}: {self.transplant}"
+        return "; ".join([begins, *unsure, *self.notes])
+
+    def record(self, workdir: Path) -> None:
+        """Writes into the workdir of the run which weights these are, and how they make a vector of a text."""
+        source = self.source
+        what = {"folder": str(source.folder.absolute()), "step": source.step, "sha256": source.sha256}
+        with disk_errors(workdir):
+            (workdir / BEGINS).write_text(json.dumps(what, indent=1) + "\n")
+            if (source.folder / POOLING).is_file():
+                shutil.copyfile(source.folder / POOLING, workdir / POOLING)
 
 
 # Fields of a model that say how to train or compute, not what weights mean; sizes show in shapes.
@@ -276,7 +295,9 @@ def _workdir(folder: Path, tokenizer: Tokenizer) -> Source:
     if not compared:
         table, padded = leaves["body"]["embed"]["tokens"].shape[0], experiment.model.padded_vocab(known)
         _check_count(folder, f"a table of {table} rows", f"one of {padded}", table == padded)
-    return Source(folder, experiment.model, leaves, known, compared, lambda tree: saved.read(tree, field))
+    sha256 = hash_file(saved.folder / str(saved.step) / MANIFEST)
+    read = lambda tree: saved.read(tree, field)
+    return Source(folder, experiment.model, leaves, known, compared, saved.step, sha256, read)
 
 
 def _published(folder: Path, tokenizer: Tokenizer) -> Source:
@@ -291,7 +312,9 @@ def _published(folder: Path, tokenizer: Tokenizer) -> Source:
         _check_count(folder, f"a vocabulary of {found.rows} ids", str(ids), found.rows == ids)
     shapes = traverse_util.unflatten_dict(found.shapes, sep="/")
     read = lambda tree: found.params(jax.tree.map(lambda x: x.sharding, tree))
-    return Source(folder, found.config, shapes, found.rows, compared, read)
+    files = {path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors*"))}
+    sha256 = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    return Source(folder, found.config, shapes, found.rows, compared, None, sha256, read)
 
 
 TOKENIZERS = (*MAIN_FILES, "vocab.json", "vocab.txt")  # a published folder that has one of them has a tokenizer

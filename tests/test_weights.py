@@ -1,6 +1,7 @@
 """Weights that a run begins with, and decoders that become encoders."""
 
 import functools
+import hashlib
 import json
 import re
 import shutil
@@ -222,7 +223,10 @@ def test_a_run_begins_with_another_and_resumes_without_it(tiny_corpus, causal, t
     run = Run.open(e)
     state, start = train(run, tmp_path / "run", on_event=events.append)
     assert start == 0 == int(state.step) and same(state.params["body"], causal.run.restore_params(source)["body"])
-    assert events == [f"Begins with the weights of {source}: body taken; head fresh"]
+    assert events == [f"Begins with the weights of {source}, step 0: body taken; head fresh"]
+    manifest = (source / "checkpoints" / "0" / "manifest.json").read_bytes()
+    begins = {"folder": str(source), "step": 0, "sha256": hashlib.sha256(manifest).hexdigest()}
+    assert json.loads((tmp_path / "run" / "begins.json").read_text()) == begins
     assert config_lib.from_json(read_config(tmp_path / "run")).init_from == str(source)
 
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
@@ -232,6 +236,7 @@ def test_a_run_begins_with_another_and_resumes_without_it(tiny_corpus, causal, t
     shutil.rmtree(source)
     again, start = train(Run.open(e), tmp_path / "run", on_event=events.append)
     assert start == 4 and same(again, later) and len(events) == 1
+    assert json.loads((tmp_path / "run" / "begins.json").read_text()) == begins
     with pytest.raises(UserError, match="no such folder"):  # but a fresh start wants it
         train(Run.open(e), tmp_path / "other", on_event=events.append)
 

@@ -157,6 +157,8 @@ def test_a_run_begins_with_it(folder, workdir, corpus, tmp_path):
     assert same(Run.open(chz.replace(e, init_from=str(folder))).init().params, params)
     e = chz.replace(e, evaluation=chz.replace(e.evaluation, batches=1))
     state, scores = train(Run.open(e), tmp_path, on_event=lambda _: None)
+    begins = json.loads((tmp_path / "begins.json").read_text())
+    assert begins["folder"] == str(workdir) and begins["step"] == 0 and len(begins["sha256"]) == 64
     assert int(state.step) == 3 and np.isfinite(scores["loss"])
 
 
@@ -256,6 +258,11 @@ def test_pooling_is_taken_from_where_it_is_published(folder, tmp_path):
     ]
     export_workdir(tmp_path / "w", tmp_path / "out")  # and goes out again
     assert pooling_of(tmp_path / "out") == embedder.pooling
+    e = opened(tmp_path / "w").experiment  # and into a run that goes on from it
+    begun = Run.open(chz.replace(e, init_from=str(tmp_path / "w"))).beginning
+    (tmp_path / "run").mkdir()
+    begun.record(tmp_path / "run")
+    assert Pooling.of_workdir(tmp_path / "run") == embedder.pooling
     assert json.loads((tmp_path / "out" / "1_Pooling" / "config.json").read_text())["word_embedding_dimension"] == 16
     there = sentences(folder, tmp_path / "b", kinds=("Transformer", "Pooling"))
     assert pooling_of(there) == Pooling(pool="mean", normalise=False)
