@@ -7,6 +7,7 @@ python -m experiments.pretrain --config=configs/mlm_stdlib.py --workdir=runs/cau
 import jax
 from jax.experimental import multihost_utils
 
+from ptjax.checkpoint import has_checkpoint
 from ptjax.config import UserError, describe
 from ptjax.generate import Predictor
 from ptjax.metrics import unigram_entropy
@@ -24,7 +25,8 @@ FLAGS = {"--dry-run": dict(action="store_true", help="print parameters, FLOPs, m
 def main(command: cli.Command) -> None:
     experiment, workdir = command.config, command.workdir
     print(describe(experiment), flush=True)
-    if experiment.init_from and not (workdir / "checkpoints").exists():
+    begins = not has_checkpoint(workdir)
+    if experiment.init_from and begins:
         config_of(experiment.init_from)  # what is not there is said before a corpus is prepared
     if jax.process_index() == 0:
         ensure_prepared(experiment.data.corpus)
@@ -32,8 +34,9 @@ def main(command: cli.Command) -> None:
         multihost_utils.sync_global_devices("corpus is prepared")
     run = Run.open(experiment)
     if command.flags.dry_run:
+        run.pipeline, begins and run.beginning  # what does not fit is said before anything compiles
         show.summary(summarize(run))
-        if run.beginning:
+        if begins and run.beginning:
             print(run.beginning)
         return
     state, scores = train(run, workdir)

@@ -263,6 +263,11 @@ def read_config(workdir: str | Path) -> str:
     return text
 
 
+def has_checkpoint(workdir: str | Path) -> bool:
+    """Whether a run has saved a step here, with which it goes on."""
+    return any((Path(workdir) / "checkpoints").glob(f"*/{MANIFEST}"))
+
+
 def check_workdir(workdir: str | Path, config: Config) -> None:
     """Makes `workdir` the home of `config`: writes config.json there, or checks that the one there is the same.
 
@@ -276,7 +281,7 @@ def check_workdir(workdir: str | Path, config: Config) -> None:
         if _is_primary():
             workdir.mkdir(parents=True, exist_ok=True)
         # Without a checkpoint there is nothing to lose: a first start that failed may be mended and repeated.
-        if (workdir / CONFIG).exists() and any((workdir / "checkpoints").glob(f"*/{MANIFEST}")):
+        if (workdir / CONFIG).exists() and has_checkpoint(workdir):
             owner = config_lib.from_json(read_config(workdir))
             is_free = lambda key: any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)  # noqa: E731
             rows = [row for row in config_lib.differences(owner, config) if not is_free(row[0])]

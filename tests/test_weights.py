@@ -324,3 +324,19 @@ def test_a_dry_run_says_what_would_be_taken(tiny_corpus, causal, tmp_path, capsy
     assert small.call(pretrain, f"--workdir={tmp_path}", "--dry-run") == 0
     assert "body taken" in capsys.readouterr().out
     assert not (tmp_path / "checkpoints").exists()
+    monkeypatch.setattr(pretrain, "summarize", lambda run: pytest.fail("compiles"))
+    assert small.call(pretrain, f"--workdir={tmp_path}", "--dry-run", "model.width=64") == 2
+    assert "does not fit: it is of another model" in capsys.readouterr().err
+
+
+def test_a_dry_run_of_what_goes_on_does_not_ask_for_the_source(tiny_corpus, causal, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pretrain, "summarize", lambda run: None)
+    monkeypatch.setattr(show, "summary", lambda summary: None)
+    shutil.copytree(causal.workdir, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(to_json(begun(tiny_corpus, "causal", tmp_path / "gone")))
+    assert small.call(pretrain, f"--workdir={tmp_path / 'run'}", "--dry-run") == 0
+    assert "Begins with" not in capsys.readouterr().out
+    (tmp_path / "new").mkdir()
+    shutil.copy(tmp_path / "run" / "config.json", tmp_path / "new")
+    assert small.call(pretrain, f"--workdir={tmp_path / 'new'}", "--dry-run") == 2
+    assert "no such folder" in capsys.readouterr().err
