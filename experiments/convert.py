@@ -6,6 +6,8 @@ python -m experiments.convert --from=runs/minilm --to=FOLDER --dtype=bfloat16
 
 from pathlib import Path
 
+import jax
+
 from ptjax.config import UserError
 from ptjax.interop.export import export_workdir
 from ptjax.interop.tensors import CODES
@@ -26,6 +28,8 @@ FLAGS = {
 def main(command: cli.Command) -> None:
     flags = command.flags
     only = flags.only.split(",") if flags.only else None
+    if jax.process_count() > 1:
+        raise UserError("convert is the work of one process: run it on one machine, without --distributed.")
     if (flags.to is None) == (command.workdir is None):
         raise UserError("Say where to: --workdir=DIR makes a run of a published model, --to=DIR the reverse.")
     if flags.to:

@@ -37,10 +37,18 @@ class OnDisk:
     dtype: np.dtype
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+        host = jax.sharding.SingleDeviceSharding(_host())
         leaf = jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=host)
         (read,) = jax.tree.leaves(self.saved.read(traverse_util.unflatten_dict({self.path: leaf}, sep="/"), self.field))
         return np.asarray(read, dtype)
+
+
+def _host() -> jax.Device:
+    """The CPU, or the first device where jax was told of no CPU (JAX_PLATFORMS=cuda)."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
 
 
 def on_disk(saved: Saved, field: str = "params") -> PyTree:
@@ -83,16 +91,17 @@ def export_workdir(
     Raises:
       UserError: no such run or step, and what `save` raises.
     """
+    workdir = Path(workdir).expanduser()
     experiment = from_json(read_config(workdir), Experiment)
     tokenizer = Prepared.open(experiment.data.corpus).tokenizer
     vocab = experiment.objective.vocabulary(tokenizer.vocab)
-    saved = Saved.find(Path(workdir) / "checkpoints", step)
+    saved = Saved.find(workdir / "checkpoints", step)
     params = on_disk(saved, "params" if experiment.ema is None else "ema")
     rows = vocab.size if added else vocab.rows
     described, files = special_ids(tokenizer, rows), []
     if "pairs" in experiment.model.offers:
         described["decoder_start_token_id"] = described.get("pad_token_id")
-    pooling = Pooling.of_workdir(workdir) if (Path(workdir) / POOLING).is_file() else None
+    pooling = Pooling.of_workdir(workdir) if (workdir / POOLING).is_file() else None
 
     def beside(folder: Path) -> None:
         files.extend(tokenizer.export(folder, added=added))

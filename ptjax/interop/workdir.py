@@ -13,7 +13,7 @@ from ptjax.data.tokenizers import open_tokenizer
 from ptjax.embed import POOLING
 from ptjax.interop.published import Published, look
 from ptjax.interop.sentences import pooling_of
-from ptjax.interop.tensors import new_folder
+from ptjax.interop.tensors import new_folder, read_json
 from ptjax.train import Experiment
 
 LONGEST = 512  # tokens of a row, as the config has it: a run of one's own says what it wants
@@ -30,11 +30,12 @@ def import_workdir(folder: str | Path, workdir: str | Path, *, only: Collection[
     only: parts to take beside the body; None: all. Returns what was found. Raises UserError: what `look` and
     `open_tokenizer` raise; a workdir that exists.
     """
-    workdir = Path(workdir).expanduser().absolute()
-    if not Path(folder).is_dir():
+    folder, workdir = Path(folder).expanduser(), Path(workdir).expanduser().absolute()
+    if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise UserError(f"{workdir} is not empty: name another --workdir, or move it away")
+    _check_empty(workdir)
+    if (folder / CONFIG).is_file() and "" in read_json(folder / CONFIG):
+        raise UserError(f"{folder} is a run already: --to=FOLDER writes it out")
     tokenizer = open_tokenizer(folder)
     found = look(folder, only=only)
     objective = found.objective
@@ -55,4 +56,10 @@ def import_workdir(folder: str | Path, workdir: str | Path, *, only: Collection[
         checkpoints.close()
         if pooling:
             (temporary / POOLING).write_text(to_json(pooling))
+        _check_empty(workdir)  # a large model takes its time
     return found
+
+
+def _check_empty(workdir: Path) -> None:
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"{workdir} is not empty: name another --workdir, or move it away")

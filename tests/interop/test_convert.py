@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from experiments import convert
-from ptjax.checkpoint import Checkpoints, Saved, read_config
-from ptjax.config import from_json, to_json
+from experiments import convert, embed, generate
+from ptjax.checkpoint import Checkpoints, Saved, check_workdir, read_config
+from ptjax.config import UserError, from_json, to_json
 from ptjax.data.tokenizers import open_tokenizer
 from ptjax.interop.export import direction, export_workdir, on_disk
 from ptjax.interop.huggingface import load
+from ptjax.interop.published import Published
 from ptjax.interop.tensors import WEIGHTS
 from ptjax.models import BERT, GPT, T5, RoBERTa
 from ptjax.objectives import MLM, NSP, RTD, SOP, CausalLM, Hybrid, PrefixLM, SpanCorruption
@@ -199,9 +200,57 @@ def test_mistakes_leave_nothing(arguments, words, imported, said, tmp_path):
 
 
 def test_what_is_no_run_is_not_written(published, said, tmp_path):
-    assert "config" in said(f"--from={published}", f"--to={tmp_path / 'out'}", fails=True)
+    message = said(f"--from={published}", f"--to={tmp_path / 'out'}", fails=True)
+    assert f"{published} is a Hugging Face folder: `python -m experiments.convert --from={published} --work" in message
     assert "is not the workdir of a run" in said(f"--from={tmp_path}", f"--to={tmp_path / 'out'}", fails=True)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_run_and_a_published_model_are_told_apart(published, imported, said, tmp_path, capfd, monkeypatch):
+    message = said(f"--from={imported}", f"--workdir={tmp_path / 'w'}", fails=True)
+    assert f"{imported} is a run already: --to=FOLDER writes it out" in message
+    for main in (generate, embed):
+        assert call(main, f"--workdir={published}", "--text=a") == 2
+        assert f"{published} is a Hugging Face folder: `python -m experiments.convert" in capfd.readouterr().err
+    with pytest.raises(UserError, match="is a Hugging Face folder"):  # and is not overwritten
+        check_workdir(published, MLM())
+    assert json.loads((published / "config.json").read_text())["model_type"] == "bert"
+    monkeypatch.setenv("HOME", str(published.parent))
+    assert "NSP" in said("--from=~/bert", f"--workdir={tmp_path / 'w'}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "BertForPreTraining" in said("--from=~/w", "--to=~/out") and (tmp_path / "out").is_dir()
+
+
+def test_what_comes_meanwhile_stays(published, said, tmp_path, monkeypatch):
+    def params(self, *_):
+        (tmp_path / "w").mkdir()
+        (tmp_path / "w" / "thesis").write_text("all of it")
+        return {"body": {"a": jnp.zeros(3)}}
+
+    monkeypatch.setattr(Published, "params", params)
+    assert "w is not empty" in said(f"--from={published}", f"--workdir={tmp_path / 'w'}", fails=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["w", "thesis"]
+
+
+def test_one_process_converts(published, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert "one process" in said(f"--from={published}", f"--workdir={tmp_path / 'w'}", fails=True)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_machine_without_a_cpu_backend_reads_on_its_device(imported, monkeypatch):
+    """As JAX_PLATFORMS=cuda has it."""
+    real = jax.local_devices
+
+    def local_devices(*_, backend=None):
+        if backend == "cpu":
+            raise RuntimeError("Unknown backend cpu")
+        return real()
+
+    leaf = on_disk(Saved.find(imported / "checkpoints"))["body"]["embed"]["tokens"]
+    expected = np.asarray(leaf)
+    monkeypatch.setattr(jax, "local_devices", local_devices)
+    assert expected.any() and np.array_equal(np.asarray(leaf), expected)
 
 
 def test_a_failed_import_leaves_nothing(published, said, tmp_path):
