@@ -37,6 +37,7 @@ class Transplant:
 
     axes: path of each leaf that is taken -> the names of its axes. known: ids of the vocabulary that the source has
     learned, of which the first `size` are taken. size: ids of the target's vocabulary; the rows behind are padding.
+    first_position: of `plan`.
     """
 
     source: Leaves
@@ -44,9 +45,12 @@ class Transplant:
     axes: dict[str, tuple[str | None, ...]]
     known: int
     size: int
+    first_position: int = 0
 
     @classmethod
-    def plan(cls, source: PyTree, target: PyTree, axes: PyTree, *, known: int, size: int) -> "Transplant":
+    def plan(
+        cls, source: PyTree, target: PyTree, axes: PyTree, *, known: int, size: int, first_position: int = 0
+    ) -> "Transplant":
         """What of the target's parameters the source has.
 
         All of the body has to be there, no more and no less; of the heads what has the same name and shape. Tables of
@@ -54,6 +58,7 @@ class Transplant:
 
         Args:
           source, target: params, of shapes at least. axes: names of each axis of the target, as `shapes` gives them.
+          first_position: rows of the table of positions that are never read, in front of the others (RoBERTa).
 
         Raises:
           UserError: leaves of the body that differ.
@@ -63,9 +68,8 @@ class Transplant:
         for path in there.keys() & here.keys():
             for name, rows, wanted in zip(names[path], there[path].shape, here[path].shape):
                 if name == "position" and rows < wanted:
-                    raise UserError(
-                        f"it has {rows} positions, too few for {wanted}: set model.max_length={rows} or less"
-                    )
+                    have, want = rows - first_position, wanted - first_position
+                    raise UserError(f"it has {have} positions, too few for {want}: set model.max_length={have} or less")
                 if name == "vocab" and rows < known:
                     raise UserError(f"{path} has {rows} rows, too few for {known} ids: it had another tokenizer")
         taken = {path: names[path] for path in here if path in there and _fits(there[path], here[path], names[path])}
@@ -73,7 +77,7 @@ class Transplant:
         rows = differing(*({path: x for path, x in leaves.items() if not is_open(path)} for leaves in (there, here)))
         if rows:
             raise UserError(f"it is of another model. Leaves that differ:\n{listed(rows)}")
-        return cls(there, here, taken, known, size)
+        return cls(there, here, taken, known, size, first_position)
 
     def __call__(self, source: PyTree, fresh: PyTree) -> PyTree:
         """Params of the target: from the source, whose leaves that are not taken may be missing, else from `fresh`.
@@ -132,7 +136,8 @@ class Transplant:
         for path, names in self.axes.items():
             if "position" in names and self.source[path].shape != self.target[path].shape:
                 axis = names.index("position")
-                words.append(f"{self.target[path].shape[axis]} of {self.source[path].shape[axis]} positions")
+                of = [leaves[path].shape[axis] - self.first_position for leaves in (self.target, self.source)]
+                words.append(f"{of[0]} of {of[1]} positions")
         return "; ".join(words)
 
 
@@ -232,7 +237,9 @@ class Source:
         rows = [(f"model.{key}".strip("."), *values) for key, *values in rows if key not in FREE]
         notes = tuple(f"{key}: {there} there, {here} here" for key, there, here in rows)
         try:
-            transplant = Transplant.plan(self.shapes, target, axes, known=self.known, size=size)
+            transplant = Transplant.plan(
+                self.shapes, target, axes, known=self.known, size=size, first_position=model.first_position
+            )
         except UserError as error:
             advice = f"\nConfigs differ in\n{listed(notes)}" if notes else ""
             raise UserError(f"init_from={self.folder} does not fit: {error}{advice}") from None
@@ -324,7 +331,7 @@ def _check_tokenizer(folder: Path, where: Path, there: str, here: Tokenizer) -> 
     if there != here.hash:
         raise UserError(
             f"init_from={folder} was trained with the tokenizer in {where}, and the corpus is prepared with another, "
-            f"{here.path}: prepare it with tokenizer=Imported tokenizer.path={where}"
+            f"{here.path}: prepare one with (data.corpus.)tokenizer=Imported (data.corpus.)tokenizer.path={where}"
         )
 
 

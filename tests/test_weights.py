@@ -19,7 +19,7 @@ from ptjax.config import UserError, to_json
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.learner import Learner
 from ptjax.loop import Loop
-from ptjax.models import BERT, GPT, Llama
+from ptjax.models import BERT, GPT, Llama, RoBERTa
 from ptjax.models.heads import shapes
 from ptjax.objectives import MLM, CausalLM, Hybrid, SpanCorruption
 from ptjax.optim import AdamW, Constant
@@ -48,7 +48,7 @@ def planned(source, source_model, target, model, known: int | None = None) -> Tr
     fresh, axes = shapes(target.net(model, vocab), 8)
     there = random_params(source, source_model)
     known = source.vocabulary(VOCAB).size if known is None else known
-    return Transplant.plan(there, fresh, axes, known=known, size=vocab.size)
+    return Transplant.plan(there, fresh, axes, known=known, size=vocab.size, first_position=model.first_position)
 
 
 # The pure core.
@@ -65,7 +65,10 @@ def test_new_ids_begin_as_the_mean_of_the_known_and_padding_is_zero():
     assert (table[size:] == 0).all() and len(table) == 384
     assert f"{size - 300} new ids begin as the mean of 300" in str(transplant)
     # and back: what only the objective knew goes, the rest is as it was
-    back = planned(SPANS, GPT_, CausalLM(), GPT_)(transplant(source, fresh), source)
+    away = planned(SPANS, GPT_, CausalLM(), GPT_)
+    assert f"300 of {size} rows" in str(away)
+    back = away(transplant(source, fresh), source)
+    assert (back["body"]["embed"]["tokens"][VOCAB.size :] == 0).all()
     assert (back["body"]["embed"]["tokens"][: VOCAB.size] == old[: VOCAB.size]).all()
     assert same(back["body"]["layers"], source["body"]["layers"])
 
@@ -90,6 +93,15 @@ def test_positions_are_cut_and_never_invented():
     assert "16 of 64 positions" in str(transplant)
     with pytest.raises(UserError, match="it has 64 positions, too few for 128: set model.max_length=64 or less"):
         planned(CausalLM(), GPT_, CausalLM(), chz.replace(GPT_, max_length=128))
+
+
+def test_positions_are_counted_without_the_rows_in_front():
+    """RoBERTa's table of 66 rows has 64 positions."""
+    model = RoBERTa(**SIZE)
+    short = chz.replace(model, max_length=16)
+    assert "16 of 64 positions" in str(planned(MLM(), model, MLM(), short))
+    with pytest.raises(UserError, match="it has 64 positions, too few for 128: set model.max_length=64 or less"):
+        planned(MLM(), model, MLM(), chz.replace(model, max_length=128))
 
 
 def test_heads_are_taken_where_they_fit():

@@ -248,7 +248,8 @@ def _no_documents(corpus: Corpus, split: str) -> str:
         return f"no text to validate on in {source}"
     return (
         f"validation_fraction={corpus.validation_fraction} leaves the {split} split without a document of "
-        f"{source}: use smaller documents (TextFiles: source.documents=blank_line) or name a validation source"
+        f"{source}: use smaller documents (TextFiles: (data.corpus.)source.documents=blank_line) or name a validation "
+        "source"
     )
 
 

@@ -75,7 +75,7 @@ class SentencePairs:
         if self.kind == "next" and stream.documents < 2:
             raise UserError(
                 "next sentence prediction takes sentences from another document, but there is one alone in a split: "
-                "prepare it with smaller documents (TextFiles: source.documents=blank_line) or use SOP"
+                "prepare it with smaller documents (TextFiles: (data.corpus.)source.documents=blank_line) or use SOP"
             )
 
     def __call__(self, batch: Batch, stream: Stream, seed: int, step: int) -> Batch:

@@ -88,6 +88,11 @@ class TextModelConfig(ModelConfig):
         return 0
 
     @property
+    def first_position(self) -> int:
+        """Row of the position table for a document's first token; those in front are never read."""
+        return 0
+
+    @property
     def table_width(self) -> int:
         """Width of the embedding table, to which vocabulary heads lead back."""
         return self.width

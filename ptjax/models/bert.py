@@ -40,11 +40,6 @@ class BERT(TextModelConfig):
         return presets(cls, SIZES, size, overrides)
 
     @property
-    def first_position(self) -> int:
-        """Row of the position table for a document's first token."""
-        return 0
-
-    @property
     def projects(self) -> bool:
         """Whether a dense layer leads from the embedding's width to the body's."""
         return self.table_width != self.width

@@ -308,7 +308,9 @@ def test_nothing_to_read(corpus, tmp_path):
     with pytest.raises(UserError, match="no text in TextFiles"):
         prepare(chz.replace(corpus, source=TextFiles(glob=str(tmp_path / "empty.txt"))))
     (tmp_path / "single.txt").write_text("one document " * 100)
-    with pytest.raises(UserError, match="leaves the validation split without a document.*blank_line"):
+    with pytest.raises(
+        UserError, match=r"leaves the validation split without a document.*\(data.corpus.\)source.documents=blank_line"
+    ):
         prepare(chz.replace(corpus, source=TextFiles(glob=str(tmp_path / "single.txt")), validation_fraction=1e-6))
 
 

@@ -196,7 +196,7 @@ def test_a_row_without_a_pair():
 def test_mistakes():
     one = Text.of([50], 10, "end")
     SentencePairs("order").check(one)
-    with pytest.raises(UserError, match="one alone.*documents=blank_line"):
+    with pytest.raises(UserError, match=r"one alone.*\(data.corpus.\)source.documents=blank_line"):
         SentencePairs("next").check(one)
     with pytest.raises(UserError, match="length=4: .* need 5"):
         SentencePairs("order").check(Text.of([50, 50], 4, "end"))

@@ -169,8 +169,11 @@ def test_another_tokenizer_is_refused(source, request, tiny_corpus):
     e = chz.replace(e, data=chz.replace(e.data, corpus=tiny_corpus, length=32), init_from=str(where))
     with pytest.raises(
         UserError, match="was trained with the tokenizer in .*, and the corpus is prepared with another"
-    ):
+    ) as caught:
         Run.open(e).beginning
+    keys = str(caught.value).split("prepare one with ")[1].split()
+    assert override(e, [key.replace("(data.corpus.)", "data.corpus.") for key in keys]).data.corpus.tokenizer
+    assert override(e.data.corpus, [key.removeprefix("(data.corpus.)") for key in keys]).tokenizer
 
 
 @pytest.mark.parametrize("there", ["gone", "damaged"])
