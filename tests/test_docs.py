@@ -159,6 +159,7 @@ def resolve(name: str):
 def test_keys_in_the_text_are_keys_of_configs(page):
     """`data.window`, `optimizer.clip=None`, ...: of an experiment or of a corpus."""
     configs = [load(f"configs/{name}.py") for name in ("mlm_stdlib", "causal_stdlib")]
+    configs += [load("configs/causal_stdlib.py", ["model.experts=Experts"])]
     configs += [load("configs/corpus.py:glob=x", words) for words in ([], ["source=JsonLines", "source.glob=x"])]
     keys = {key for config in configs for key in json.loads(to_json(config)) if key}
     fields = {key.split(".")[0] for key in keys}
