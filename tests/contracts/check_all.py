@@ -114,9 +114,15 @@ def code_of(*modules: str) -> dict[str, Path]:
 
 @functools.cache
 def imported(path: Path) -> list[str]:
-    """The modules of ptjax that a file imports."""
+    """The modules of ptjax that a file imports, less what a function of it does when it is called: no law reads the
+    weights of a published model."""
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    late = {id(node) for function in functions for node in ast.walk(function)}
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
+        if id(node) in late:
+            continue
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -52,7 +52,7 @@ class Frequencies:
 
     def apply(self, variables, x, *_, method, **__):
         if method == "hidden":
-            return Hidden(jnp.zeros((*x.tokens.shape, 1)))
+            return Hidden(jnp.zeros((*x.tokens.shape, 1))), {}
         return x, jnp.zeros((len(self.bias), 1)), self.bias
 
 

@@ -47,11 +47,11 @@ class Scripted:
 
     def apply(self, variables, x, *, method, **_):
         if method == "generated":
-            return self.features_BLG
+            return self.features_BLG, {}
         if method == "generator_scores":
             return x, self.table, self.bias
         self.shown = np.asarray(x.tokens)
-        return self.logit_BL
+        return self.logit_BL, {}
 
 
 def test_losses_are_electras():
