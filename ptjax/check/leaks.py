@@ -107,7 +107,7 @@ def _blind(text: TextInput, row: int, place: int) -> tuple[np.ndarray, np.ndarra
 @of_each_part
 def answer(subject: Subject) -> Result:
     """Random tokens, never twice the same: nobody can guess them. A model that learns to has been shown the answer."""
-    subject, steps = subject.short, 2 * Scan.CHUNK
+    subject, steps = subject.short, 4 * Scan.CHUNK
     count = subject.pieces.ordinary.sum()
     results = []
     for scan, learner in zip(subject.adam, subject.stages):
@@ -115,7 +115,7 @@ def answer(subject: Subject) -> Result:
         for start in range(0, steps, Scan.CHUNK):
             state, metrics = scan.run(state, [subject.ordinary(start + i) for i in range(Scan.CHUNK)])
             history += metrics
-        late = history[-Scan.CHUNK // 2 :]
+        late = history[-Scan.CHUNK :]
         names = sorted({key for metrics in late for key in metrics if key.endswith(("nll", "nelbo"))})
         for key in names:
             values = [metrics[key] for metrics in late if key in metrics]

@@ -24,7 +24,7 @@ STEPS = 300  # of the longest law
 SIZE = dict(layers=2, width=32, heads=8, hidden=64)
 ONE = MeshConfig(data=1)  # one device, also where there are more
 DESCENT = SGD(peak_lr=0.5, momentum=0.0, weight_decay=0.0, schedule=Constant(warmup=0))
-ADAM = AdamW(peak_lr=5e-3, weight_decay=0.0, schedule=Constant(warmup=20))
+ADAM = AdamW(peak_lr=1e-2, weight_decay=0.0, schedule=Constant(warmup=20))
 # Few pieces, so that what a model can learn it learns in few steps.
 PIECES = VocabSpec.synthetic(64)
 
@@ -306,7 +306,7 @@ class Trainer:
 class Scan:
     """Many steps in one call on one device."""
 
-    CHUNK = 100
+    CHUNK = 50
 
     def __init__(self, learner: Learner, params: PyTree):
         self.learner, self.params = learner, params
