@@ -1,5 +1,6 @@
 """Fixtures that tests of all parts share, and eight host devices to test meshes on."""
 
+import gc
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,14 @@ import pytest
 
 hypothesis.settings.register_profile("ptjax", deadline=None)  # machines are shared
 hypothesis.settings.load_profile("ptjax")
+
+
+def pytest_collection_finish():
+    """Tracing makes small objects by the million, nearly all of which go by themselves: the collector looks rarely, and
+    not again at what is imported."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
 
 
 @pytest.fixture(scope="session")
