@@ -184,7 +184,8 @@ MAIN = ("-m", "experiments.pretrain")
 
 def start(workdir, *arguments: str, **environment: str) -> subprocess.Popen:
     """A main of its own process, on one device."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", "COLUMNS": "400", **environment}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
+    environment = {**os.environ, "XLA_FLAGS": flags, "COLUMNS": "400", **environment}
     command = [sys.executable, *MAIN, f"--workdir={workdir}", *arguments]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)

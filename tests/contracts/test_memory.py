@@ -1,5 +1,7 @@
 """Transformer-XL's memory: carried over steps on contiguous rows, within documents, and resumed exactly."""
 
+import functools
+
 import chz
 import jax
 import numpy as np
@@ -47,9 +49,13 @@ def test_memory_is_what_the_row_before_left(ran):
     learner, params = run.learner, jax.device_get(run.init().params)
     objective, vocab = learner.objective, learner.vocab
     tokens = np.random.default_rng(0).integers(7, vocab.size, (2, 48)).astype(np.int32)
-    hidden = lambda tokens, memory: learner.net.apply(
-        {"params": params}, objective.inputs({"tokens": tokens}, vocab), memory, method="hidden"
-    )
+
+    @jax.jit
+    def read(params, tokens, memory):
+        inputs = objective.inputs({"tokens": tokens}, vocab)
+        return learner.net.apply({"params": params}, inputs, memory, method="hidden")
+
+    hidden = functools.partial(read, params)
     empty = jax.tree.map(lambda x: x[:2], learner.new_memory())
     whole = hidden(tokens, None).last[:, 24:]
     left = hidden(tokens[:, :24], empty).state

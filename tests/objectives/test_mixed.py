@@ -9,6 +9,7 @@ import pytest
 from ptjax.learner import FIXED, Learner, example_keys
 from ptjax.objectives import MLM, CausalLM, Mixed, Part, Phase, Schedule, StepContext
 from ptjax.partition import MeshConfig
+from ptjax.types import TrainState
 
 from ..contracts import cases
 
@@ -57,14 +58,15 @@ def test_shares():
 def test_loss_is_the_parts_own_means_by_their_shares(asked):
     state, batch, (out, _) = asked
     part, learn = assigned(0, batch["index"]), learner()
-    out = jax.tree.map(jnp.asarray, out)
-    losses = MIXED.losses(learn.net, {"params": state.params}, out, StepContext(cases.VOCAB))
+    losses_of = lambda objective, net: jax.jit(
+        lambda params, batch: objective.losses(net, {"params": params}, batch, StepContext(cases.VOCAB))
+    )
+    losses = losses_of(MIXED, learn.net)(state.params, out)
     weights = MIXED.weights(out, cases.VOCAB)
     found = MIXED.minimised({name: total / weights[name] for name, total in losses.totals.items()})
 
-    causal = {"index": batch["index"][part == 1], "tokens": jnp.asarray(batch["tokens"][part == 1])}
-    alone = learner(CausalLM())
-    total = CausalLM().losses(alone.net, {"params": state.params}, causal, StepContext(cases.VOCAB)).totals["causal"]
+    causal = {key: jnp.asarray(batch[key][part == 1]) for key in ("index", "tokens")}
+    total = losses_of(CausalLM(), learner(CausalLM()).net)(state.params, causal).totals["causal"]
     mean = total / CausalLM().weights(causal, cases.VOCAB)["causal"]
     assert losses.totals["CausalLM/causal"] == pytest.approx(float(total), rel=1e-5)
     mlm = losses.totals["MLM/mlm"] / weights["MLM/mlm"]
@@ -90,9 +92,9 @@ def test_what_does_not_fit_is_dropped_and_counted():
     index = np.arange(40_000, dtype=np.int32)
     index = index[assigned(0, index) == 1][:256]
     tokens = np.full((256, 8), 50, np.int32)
-    state = jax.eval_shape(learner().init_state, jax.ShapeDtypeStruct((), jnp.uint32))
-    state = state.replace(seed=np.uint32(0), step=np.int32(0))
-    out = jax.device_get(learner().corrupted(state, {"index": jnp.asarray(index), "tokens": jnp.asarray(tokens)}))
+    state = TrainState(np.int32(0), np.uint32(0), {}, {}, {})
+    ask = jax.jit(lambda batch: learner().corrupted(state, batch))
+    out = jax.device_get(ask({"index": index, "tokens": tokens}))
     assert out["dropped"].sum() == 256 - few == (out["CausalLM"]["index"] >= 0).sum() * -1 + 256
 
 

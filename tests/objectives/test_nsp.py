@@ -124,8 +124,13 @@ def test_both_in_one_run():
     batch, stream = text().batch(np.arange(16)), text()
     for transform in mixed.transforms():
         batch = transform(batch, stream, 0, 0)
-    keys = jax.vmap(jax.random.key)(batch["index"])
-    parts = jax.device_get(mixed.corrupt(batch, CorruptContext(VOCAB, keys, keys, jnp.int32(0), jnp.float32(0))))
+
+    @jax.jit
+    def corrupted(batch):
+        keys = jax.vmap(jax.random.key)(batch["index"])
+        return mixed.corrupt(batch, CorruptContext(VOCAB, keys, keys, jnp.int32(0), jnp.float32(0)))
+
+    parts = jax.device_get(corrupted(batch))
     seen = 0
     for name, objective in OBJECTIVES.items():
         part, alone = parts[name.upper()], pairs(name)
