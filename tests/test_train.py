@@ -331,15 +331,15 @@ LAYOUTS = {
 
 
 def test_a_run_moves_from_layout_to_layout(trained, tiny_corpus, tmp_path):
-    """Four steps on a mesh, three on another, three by pmap: the losses of ten steps of data parallelism."""
+    """Four steps on a mesh, three on another, three by pmap: the losses of ten steps of data parallelism (law 2)."""
     for steps, mesh in zip((4, 7, 10), LAYOUTS.values()):
         run = Run.open(chz.replace(trained("mlm").run.experiment, steps=steps, mesh=mesh))
         state, scores = train(run, tmp_path)
         specs = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(run.abstract.params)}
         assert mesh.layout == "pmap" or len(specs) > 1  # something is divided
-    assert losses(tmp_path) == pytest.approx(losses(trained("mlm").workdir), rel=1e-4)
+    assert losses(tmp_path) == pytest.approx(losses(trained("mlm").workdir), rel=2e-5)
     expected = read_metrics(trained("mlm").workdir, "validation")[-1]
-    assert scores["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    assert scores["loss"] == pytest.approx(expected["loss"], rel=2e-5)
 
 
 def test_two_processes_train_as_one(trained, tiny_corpus, tmp_path):
