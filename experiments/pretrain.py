@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 from ptjax.checkpoint import has_checkpoint
 from ptjax.config import UserError, describe
 from ptjax.generate import Predictor
-from ptjax.metrics import unigram_entropy
+from ptjax.metrics.baseline import unigram_entropy
 from ptjax.plot import loss_curve
 from ptjax.summary import summarize
 from ptjax.train import Experiment, Run, train

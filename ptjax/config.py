@@ -438,8 +438,8 @@ def _find_class(name: str, bases: Sequence[type[Config]], key: str) -> type[Conf
 
 
 def _import_all_classes() -> None:
-    """Imports ptjax's bodies, objectives and data sources, so that their bare names can be found."""
-    for package in ("ptjax.models", "ptjax.objectives", "ptjax.data"):
+    """Imports ptjax's bodies, objectives, tasks and data sources, so that their bare names can be found."""
+    for package in ("ptjax.models", "ptjax.objectives", "ptjax.data", "ptjax.data.examples", "ptjax.tasks"):
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
             importlib.import_module(f"{package}.{module.name}")
 

@@ -96,7 +96,16 @@ class Learner:
 
     def _tx(self, params: PyTree) -> optax.GradientTransformation:
         """params: their shapes are what is looked at."""
-        return self.experiment.optimizer.transform(params)
+        tx, learns = self.experiment.optimizer.transform(params), self._learns(params)
+        if all(jax.tree.leaves(learns)):
+            return tx
+        frozen = jax.tree.map(lambda x: not x, learns)
+        return optax.chain(optax.masked(tx, learns), optax.masked(optax.set_to_zero(), frozen))
+
+    def _learns(self, params: PyTree) -> PyTree:
+        """A tree of bools: which leaves are not frozen."""
+        learns = self.experiment.objective.learns
+        return jax.tree_util.tree_map_with_path(lambda path, _: learns(tuple(key.key for key in path)), params)
 
     def new_memory(self) -> Memory | None:
         """What the first batch of a pass starts from."""
@@ -216,7 +225,10 @@ class Learner:
         microbatches, and the memory. parts: into how many microbatches, over all devices of a pmap, the batch falls."""
         coefficients = self.experiment.model.auxiliary
 
+        learns = self._learns(params)
+
         def objective(params, micro, key):
+            params = jax.tree.map(lambda x, free: x if free else jax.lax.stop_gradient(x), params, learns)
             losses, sown = self._losses(params, micro, key)
             loss = self.objective.minimised(means(losses.totals, weights))
             for name, coefficient in coefficients.items():

@@ -14,7 +14,7 @@ from experiments import evaluate, generate, pretrain, replay
 from ptjax.checkpoint import Checkpoints
 from ptjax.data.pipeline import Pipeline, batch_at
 from ptjax.logging import read_metrics
-from ptjax.metrics import unigram_entropy
+from ptjax.metrics.baseline import unigram_entropy
 from tests.small import call
 
 ROOT = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ from benchmarks.objectives import cells
 from ptjax.config import UserError, from_json
 from ptjax.data.prepare import Corpus
 from ptjax.logging import read_metrics, require
-from ptjax.metrics import unigram_entropy
+from ptjax.metrics.baseline import unigram_entropy
 from ptjax.objectives import (
     MLM,
     PLM,

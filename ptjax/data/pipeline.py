@@ -276,7 +276,7 @@ class Order:
             for start in range(first, whole, self.unit_rows):
                 unit = index_shuffle(start // self.unit_rows, self.units - 1, seed, 4)
                 rows[start - first : start - first + self.unit_rows] = np.arange(self.unit_rows) + unit * self.unit_rows
-        return rows[_permutation(len(rows), _seed(self.seed, epoch, window))]
+        return rows[permutation(len(rows), self.seed, epoch, window)]
 
 
 class _Reader:
@@ -308,13 +308,13 @@ def _seed(*numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=4).digest(), "big")
 
 
-def _permutation(n: int, seed: int) -> np.ndarray:
+def permutation(n: int, *seeds: int) -> np.ndarray:
     """A permutation of range(n) that no version of NumPy changes: the order of SplitMix64's outputs (Steele 2014).
 
     `index_shuffle` is slow for small n (80 us an index at n = 256), as it walks through a domain of 2^16.
     """
     with np.errstate(over="ignore"):
-        z = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed << 32)
+        z = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(_seed(*seeds) << 32)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.argsort(z ^ (z >> np.uint64(31)), kind="stable")

@@ -140,6 +140,11 @@ class Objective(Config):
         """The body under this objective's heads: something with `init` and `apply`."""
         raise NotImplementedError
 
+    def learns(self, path: tuple[str, ...]) -> bool:
+        """Whether the parameter at this path of the tree, ('body', 'embed', 'tokens'), changes; the others are frozen:
+        no gradient, no weight decay, no memory of the optimizer."""
+        return True
+
     def losses(self, net, variables: PyTree, batch: Batch, context: StepContext) -> Losses:
         """Each term as a sum over this microbatch's examples, with metrics."""
         raise NotImplementedError

@@ -1,0 +1,7 @@
+"""Tasks: objectives with labelled examples, for fine-tuning and for scores."""
+
+from ptjax.tasks.base import Answer, Task
+from ptjax.tasks.encoded import Encoded
+from ptjax.tasks.tuning import Full, Probe, Tuning
+
+__all__ = ["Answer", "Encoded", "Full", "Probe", "Task", "Tuning"]

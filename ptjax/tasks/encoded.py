@@ -1,0 +1,69 @@
+"""A split of a task as rows that the net reads, and batches of it as pure functions of (seed, step)."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+
+from ptjax.data.pipeline import permutation
+
+Batch = dict[str, np.ndarray]
+SHORTEST = 16  # tokens of a row, as compiled: this, or twice that, or twice that, ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoded:
+    """Rows, one or several an example.
+
+    example: int32[N], the place of each row's example in its list. size: int32[N], tokens of the row (the longest, of a
+    row of choices). tokens: arrays int[N, ..., L] whose last axis counts tokens, among them 'tokens', filled up behind
+    `size` with what nothing reads. labels: arrays [N, ...] of anything else that the loss asks for; none where labels
+    are hidden.
+    """
+
+    example: np.ndarray
+    size: np.ndarray
+    tokens: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.size)
+
+    @property
+    def length(self) -> int:
+        return self.tokens["tokens"].shape[-1]
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """These rows (-1: one that only fills up), cut to the shortest of few lengths that holds them."""
+        real = np.maximum(rows, 0)
+        length = rounded(int(self.size[real].max()), SHORTEST, self.length)
+        batch = {name: array[real, ..., :length].astype(np.int32) for name, array in self.tokens.items()}
+        batch |= {name: array[real] for name, array in self.labels.items()}
+        return batch | {"index": rows.astype(np.int32), "size": self.size[real].astype(np.int32)}
+
+    def train_batch(self, seed: int, step: int, batch_size: int) -> Batch:
+        """Of step `step`, counted from 0: every epoch is a permutation of the rows, and a batch may span two."""
+        places = np.arange(step * batch_size, (step + 1) * batch_size)
+        epochs, within = np.divmod(places, len(self))
+        rows = np.empty(batch_size, np.int64)
+        for epoch in np.unique(epochs):
+            rows[epochs == epoch] = _order(len(self), seed, int(epoch))[within[epochs == epoch]]
+        return self.batch(rows)
+
+    def one_pass(self, batch_size: int) -> Iterator[Batch]:
+        """Every row once, those of similar length together; the last batch is filled up."""
+        order = np.argsort(self.size, kind="stable")
+        order = np.concatenate([order, np.full(-len(order) % batch_size, -1)])
+        for start in range(0, len(order), batch_size):
+            yield self.batch(order[start : start + batch_size])
+
+
+def rounded(count: int, least: int, most: int) -> int:
+    """Up to `least` times a power of two, at most `most`."""
+    while least < count:
+        least *= 2
+    return min(least, most)
+
+
+_order = functools.lru_cache(maxsize=4)(permutation)  # each batch of an epoch asks for it
