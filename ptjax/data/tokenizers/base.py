@@ -4,10 +4,14 @@ import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from ptjax.data.tokenizers.vocab import Side, VocabSpec
+
+PairTemplate = tuple[tuple[int | Literal["a", "b"], int], ...]
+"""How two texts stand in one row: ids and the texts, each with the sentence type of its tokens."""
 
 
 class Tokenizer:
@@ -65,6 +69,28 @@ class Tokenizer:
         """int32[n + k]: a text that stands alone as the model was trained to read it: [CLS] ids [SEP], ids </s>, ..."""
         before, behind = self.framing
         return np.concatenate([np.array(before, np.int32), np.asarray(ids, np.int32), np.array(behind, np.int32)])
+
+    @functools.cached_property
+    def pair_template(self) -> PairTemplate:
+        """Of two texts that stand together, as the model was trained to read them: [CLS] a [SEP] b [SEP], ... Where
+        only texts alone have a frame, both have it (T5's a </s> b </s>); where none has, a boundary parts them."""
+        before, behind = ([(i, 0) for i in ids] for ids in self.framing)
+        if before or behind:
+            return (*before, ("a", 0), *behind, *before, ("b", 0), *behind)
+        return ("a", 0), (self.vocab.boundary_id, 0), ("b", 0)
+
+    @property
+    def pair_overhead(self) -> int:
+        """How many ids `frame_pair` adds to those of the texts."""
+        return len(self.pair_template) - 2
+
+    def frame_pair(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Two texts in one row, by `pair_template`. a, b: ids int32[n], int32[m]. The ids, and their sentence types,
+        int32[n + m + pair_overhead] each."""
+        texts = {"a": a, "b": b}
+        parts = [(np.asarray(texts.get(item, [item]), np.int32), kind) for item, kind in self.pair_template]
+        types = [np.full(len(ids), kind, np.int32) for ids, kind in parts]
+        return np.concatenate([ids for ids, _ in parts]), np.concatenate(types)
 
     def files(self) -> dict[str, bytes]:
         """Name -> contents of what a folder must hold to open the same tokenizer; the last one completes it."""

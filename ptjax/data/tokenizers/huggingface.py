@@ -1,6 +1,7 @@
 """Published tokenizers in the format of the `tokenizers` library: tokenizer.json (WordPiece, BPE, Unigram)."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import numpy as np
 
 from ptjax.config import UserError
 from ptjax.data.tokenizers import export
-from ptjax.data.tokenizers.base import write_files
+from ptjax.data.tokenizers.base import PairTemplate, write_files
 from ptjax.data.tokenizers.imported import ImportedTokenizer
 from ptjax.data.tokenizers.roles import Roles, Settings, find_roles, parse
 from ptjax.data.tokenizers.sentencepiece import SPACE, marked_tables
@@ -49,6 +50,17 @@ class HuggingFaceTokenizer(ImportedTokenizer):
         ordinary = self.vocab.ordinary
         ids = [i for i in map(int, ids) if i < len(ordinary) and ordinary[i]]
         return self._reader.decode(ids, skip_special_tokens=False)
+
+    @functools.cached_property
+    def pair_template(self):
+        """The post_processor's, where that frames a single text as this does and puts something between two."""
+        model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"}
+        reader = read(self.path, json.dumps({"model": model, "post_processor": self._tokenizer.get("post_processor")}))
+        single, pair = (_template(reader.encode(*texts)) for texts in (("a",), ("a", "b")))
+        framed = (*self.framing[0], "a", *self.framing[1])
+        if tuple(item for item, _ in single) != framed or len(pair) == len(framed) + 1:
+            return super().pair_template
+        return pair
 
     def _ordinary_pieces(self) -> dict[int, str]:
         return {i: piece for piece, i in self._reader.get_vocab(with_added_tokens=True).items()}
@@ -135,6 +147,13 @@ def _text_only(tokenizer: dict[str, Any], special: set[int]) -> str:
     ]
     changed = {"model": model, "added_tokens": added, "post_processor": None, "truncation": None, "padding": None}
     return json.dumps(tokenizer | changed)
+
+
+def _template(encoding) -> PairTemplate:
+    """What stands in the library's encoding of the texts 'a' and 'b'."""
+    texts = {0: "a", 1: "b"}
+    places = zip(encoding.sequence_ids, encoding.special_tokens_mask, encoding.ids, encoding.type_ids)
+    return tuple((i if special else texts[text], kind) for text, special, i, kind in places)
 
 
 def _types(part: Any) -> Iterator[str]:

@@ -25,7 +25,8 @@ MODELS = ("spiece.model", "spm.model", "tokenizer.model", "sentencepiece.bpe.mod
 class Family:
     """What the published tokenizer does beyond the model file, in transformers.
 
-    transformers: name of its class. before, behind: roles that frame a text. mask: a piece that comes behind the
+    transformers: name of its class. before, behind: roles that frame a text. pair: roles that frame two texts a and b,
+    each with its sentence type; "" where `Tokenizer.pair_template` says it. mask: a piece that comes behind the
     model's. sentinels: T5's extra ids behind the model's pieces, the last one first. spaced: runs of white space become
     one space. plain: `` and '' become ", accents are taken off. lower: letters, unless the settings say otherwise.
     fairseq: ids are one higher than the model's, but for the first four.
@@ -34,6 +35,7 @@ class Family:
     transformers: str
     before: tuple[str, ...] = ()
     behind: tuple[str, ...] = ()
+    pair: str = ""
     mask: str | None = None
     sentinels: int = 0
     spaced: bool = False
@@ -42,12 +44,15 @@ class Family:
     fairseq: bool = False
 
 
+_BERT = {"before": ("cls",), "behind": ("sep",), "pair": "cls:0 a:0 sep:0 b:1 sep:1"}
+_XLNET = {"behind": ("sep", "cls"), "pair": "a:0 sep:0 b:1 sep:1 cls:2"}
+_ROBERTA = {"before": ("bos",), "behind": ("eos",), "pair": "bos:0 a:0 eos:0 eos:0 b:0 eos:0"}
 FAMILIES = {
     "t5": Family("T5Tokenizer", behind=("eos",), sentinels=100),
-    "albert": Family("AlbertTokenizer", before=("cls",), behind=("sep",), plain=True, lower=True),
-    "xlnet": Family("XLNetTokenizer", behind=("sep", "cls"), plain=True),
-    "deberta": Family("DebertaV2Tokenizer", before=("cls",), behind=("sep",), mask="[MASK]", spaced=True),
-    "xlmroberta": Family("XLMRobertaTokenizer", before=("bos",), behind=("eos",), mask="<mask>", fairseq=True),
+    "albert": Family("AlbertTokenizer", **_BERT, plain=True, lower=True),
+    "xlnet": Family("XLNetTokenizer", **_XLNET, plain=True),
+    "deberta": Family("DebertaV2Tokenizer", **_BERT, mask="[MASK]", spaced=True),
+    "xlmroberta": Family("XLMRobertaTokenizer", **_ROBERTA, mask="<mask>", fairseq=True),
     "llama": Family("LlamaTokenizer", before=("bos",)),
 }
 
@@ -81,6 +86,11 @@ class PublishedSentencePiece(ImportedTokenizer):
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._reader.decode([self._own[i] for i in map(int, ids) if i in self._own])
+
+    @functools.cached_property
+    def pair_template(self):
+        items = [item.split(":") for item in self._family.pair.split()]
+        return tuple((self.roles.ids.get(name, name), int(kind)) for name, kind in items) or super().pair_template
 
     @functools.cached_property
     def _own(self) -> dict[int, int]:

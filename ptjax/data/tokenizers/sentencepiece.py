@@ -156,6 +156,12 @@ class SentencePieceTokenizer(Tokenizer):
         boundary = (self.vocab.boundary_id,)
         return ((), boundary) if self.boundary_side == "end" else (boundary, ())
 
+    @functools.cached_property
+    def pair_template(self):
+        """As `transforms.SentencePairs` writes them for pre-training."""
+        cls, sep = self.vocab.cls_id, self.vocab.sep_id
+        return (cls, 0), ("a", 0), (sep, 0), ("b", 1), (sep, 1)
+
     def files(self) -> dict[str, bytes]:
         return {MODEL: self._model}
 
