@@ -24,6 +24,9 @@ class TaskNet(nn.Module):
     pairs: bool
     rate: float  # of dropout before the head
 
+    def setup(self):
+        self.dropout = nn.Dropout(self.rate)
+
     def __call__(self, inputs: TextInput) -> Array:
         if self.is_initializing() and self.pairs:  # the decoder has parameters, too
             self.body(PairInput(inputs, inputs), train=False)
@@ -38,7 +41,7 @@ class TaskNet(nn.Module):
         raise NotImplementedError
 
     def dropped(self, x: Array, train: bool) -> Array:
-        return nn.Dropout(self.rate)(x, deterministic=not train)
+        return self.dropout(x, deterministic=not train)
 
 
 class SequenceNet(TaskNet):
