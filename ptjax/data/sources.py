@@ -1,23 +1,19 @@
 """Where text comes from. Every `Source` yields documents in an order that its config and its files alone determine."""
 
-import contextlib
 import dataclasses
-import glob as globbing
-import gzip
 import hashlib
 import importlib
-import io
 import json
 import os
 import sysconfig
 import tokenize
-import zlib
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import chz
 
 from ptjax.config import Config, UserError
+from ptjax.data.files import decode, listed, matching, numbered_lines, opened, require
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,15 +100,15 @@ class TextFiles(Source):
     )
 
     def read(self) -> Iterator[Document]:
-        for path in _matching(self.glob):
+        for path in matching(self.glob, "source.glob"):
             if self.documents == "file":
-                with _open(path) as file:
-                    text = _decode(file.read(), path, 1)
+                with opened(path) as file:
+                    text = decode(file.read(), path, 1)
                 if text:
                     yield Document(text, path)
                 continue
             lines, number = [], 0
-            for number, line in _lines(path):
+            for number, line in numbered_lines(path):
                 if line.strip():
                     lines.append(line)
                 elif lines:
@@ -130,8 +126,8 @@ class JsonLines(Source):
     field: str = chz.field(default="text", doc="name of the field that holds the text")
 
     def read(self) -> Iterator[Document]:
-        for path in _matching(self.glob):
-            for number, line in _lines(path):
+        for path in matching(self.glob, "source.glob"):
+            for number, line in numbered_lines(path):
                 if not line.strip():
                     continue
                 origin = f"{path}:{number}"
@@ -152,13 +148,13 @@ class Parquet(Source):
     field: str = chz.field(default="text", doc="name of the column that holds the text")
 
     def read(self) -> Iterator[Document]:
-        parquet = _require("pyarrow.parquet", "source=Parquet", "pip install 'ptjax[hf]'")
-        for path in _matching(self.glob):
+        parquet = require("pyarrow.parquet", "source=Parquet", "pip install 'ptjax[hf]'")
+        for path in matching(self.glob, "source.glob"):
             try:
                 with parquet.ParquetFile(path) as file:
                     names = file.schema_arrow.names
                     if self.field not in names:
-                        raise UserError(f"{path}: no column {self.field!r}; source.field can be one of {_names(names)}")
+                        raise UserError(f"{path}: no column {self.field!r}; source.field can be one of {listed(names)}")
                     row = 0
                     for batch in file.iter_batches(batch_size=1024, columns=[self.field]):
                         for value in batch.column(0).to_pylist():
@@ -178,42 +174,21 @@ class Tfds(Source):
     data_dir: str | None = chz.field(default=None, doc="where TFDS keeps its data sets; None for ~/tensorflow_datasets")
 
     def read(self) -> Iterator[Document]:
-        import tensorflow_datasets as tfds
-
-        data_dir = None if self.data_dir is None else os.path.expanduser(self.data_dir)
-        builder_call = f"tfds.builder({self.name!r}, data_dir={data_dir!r}, file_format='array_record')"
-        command = f'python -c "import tensorflow_datasets as tfds; {builder_call}.download_and_prepare()"'
-        try:
-            builder = tfds.builder(self.name, data_dir=data_dir)
-        except tfds.core.DatasetNotFoundError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"source.name={self.name!r}: TFDS knows no such data set here ({reason}); if its name is "
-                f"right, prepare it where TFDS can download:\n  {command}"
-            ) from None
-        if not builder.info.splits:
-            raise UserError(
-                f"the TFDS data set {self.name} is not prepared in {builder.data_dir}; this does it:\n  {command}"
-            )
-        if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
-            raise UserError(
-                f"{builder.data_dir} holds {builder.info.file_format.value} files, which only TensorFlow "
-                f"reads; prepare the data set again as array_record:\n  {command}"
-            )
+        builder = open_tfds(self.name, self.data_dir, "source.name")
         if self.field not in builder.info.features:
             raise UserError(
                 f"the TFDS data set {self.name} has no feature {self.field!r}; source.field can be one of "
-                f"{_names(builder.info.features)}"
+                f"{listed(builder.info.features)}"
             )
         try:
             records = builder.as_data_source(split=self.split)
         except ValueError as error:
-            known = _names(builder.info.splits)
+            known = listed(builder.info.splits)
             raise UserError(f"source.split={self.split!r}: {error}; splits are {known}") from error
         for number, record in enumerate(records):
             origin = f"{self.name}[{self.split}] record {number}"
             value = record[self.field]
-            text = _decode(value, origin, None) if isinstance(value, bytes) else value
+            text = decode(value, origin, None) if isinstance(value, bytes) else value
             yield from _from_record({self.field: text}, self.field, origin)
 
 
@@ -227,7 +202,7 @@ class HuggingFace(Source):
     subset: str | None = chz.field(default=None, doc="configuration of the data set, such as 'wikitext-103-raw-v1'")
 
     def read(self) -> Iterator[Document]:
-        datasets = _require("datasets", "source=HuggingFace", "pip install 'ptjax[hf]'")
+        datasets = require("datasets", "source=HuggingFace", "pip install 'ptjax[hf]'")
         try:
             records = datasets.load_dataset(self.name, self.subset, split=self.split)
         except (OSError, ValueError) as error:  # not found, no network, unknown split, a subset is wanted
@@ -235,7 +210,7 @@ class HuggingFace(Source):
         if self.field not in records.column_names:
             raise UserError(
                 f"the Hugging Face data set {self.name} has no column {self.field!r}; source.field can be "
-                f"one of {_names(records.column_names)}"
+                f"one of {listed(records.column_names)}"
             )
         for number, record in enumerate(records):
             yield from _from_record(record, self.field, f"{self.name}[{self.split}] row {number}")
@@ -271,98 +246,41 @@ class Mixture(Source):
             yield document
 
 
-def _matching(pattern: str) -> list[str]:
-    """Files of a glob, sorted."""
-    paths = sorted(path for path in globbing.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(path))
-    if not paths:
-        raise UserError(f"no file matches source.glob={pattern!r} (relative paths start at {os.getcwd()})")
-    return paths
+def open_tfds(name: str, data_dir: str | None, key: str):
+    """Builder of a TFDS data set that is prepared as array_record, which its `as_data_source` reads.
 
+    Args:
+        data_dir: where TFDS keeps its data sets; None for ~/tensorflow_datasets.
+        key: what the user gave the name as, for the errors.
+    """
+    import tensorflow_datasets as tfds
 
-@contextlib.contextmanager
-def _open(path: str) -> Iterator[BinaryIO]:
-    """The file's bytes, uncompressed; what goes wrong in reading them is a UserError."""
+    data_dir = None if data_dir is None else os.path.expanduser(data_dir)
+    builder_call = f"tfds.builder({name!r}, data_dir={data_dir!r}, file_format='array_record')"
+    command = f'python -c "import tensorflow_datasets as tfds; {builder_call}.download_and_prepare()"'
     try:
-        opened = gzip.open(path) if path.endswith(".gz") else open(path, "rb")
-        with io.BufferedReader(_Zstd(opened, path)) if path.endswith(".zst") else opened as file:
-            yield file
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-class _Zstd(io.RawIOBase):
-    """A Zstandard file of any number of frames. Unlike the package's own reader it notices one that is cut off."""
-
-    def __init__(self, file: BinaryIO, path: str):
-        self._package = _require("zstandard", f"reading {path}", "pip install 'ptjax[zstd]'")
-        self._file, self._data = file, b""
-        self._frame = self._package.ZstdDecompressor().decompressobj()
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        while not self._ready:
-            self._data = self._data or self._file.read(1 << 17)
-            if not self._data:
-                if not self._frame.eof:
-                    raise EOFError("it ends in the middle of a frame")
-                return 0
-            if self._frame.eof:
-                self._frame = self._package.ZstdDecompressor().decompressobj()
-            try:
-                self._ready = memoryview(self._frame.decompress(self._data))
-            except self._package.ZstdError as error:
-                raise EOFError(error) from error
-            self._data = self._frame.unused_data if self._frame.eof else b""
-        size = min(len(buffer), len(self._ready))
-        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
-        return size
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def _lines(path: str) -> Iterator[tuple[int, str]]:
-    """(number from 1, line with its end) of a text file; only '\\n' ends a line."""
-    with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            yield number, _decode(line, path, number)
-
-
-def _decode(data: bytes, path: str, first_line: int | None) -> str:
-    try:
-        return data.decode("utf-8-sig" if first_line == 1 else "utf-8")  # a byte order mark is no text
-    except UnicodeDecodeError as error:
-        line = None if first_line is None else first_line + data[: error.start].count(b"\n")
-        where = path if line is None else f"{path}:{line}"
-        guess = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{where}: not UTF-8 (byte 0x{data[error.start]:02x}): convert the file, for example with "
-            f"`iconv -f {guess} -t utf-8`"
+            f"{key}={name!r}: TFDS knows no such data set here ({reason}); if its name is "
+            f"right, prepare it where TFDS can download:\n  {command}"
         ) from None
+    if not builder.info.splits:
+        raise UserError(f"the TFDS data set {name} is not prepared in {builder.data_dir}; this does it:\n  {command}")
+    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        raise UserError(
+            f"{builder.data_dir} holds {builder.info.file_format.value} files, which only TensorFlow "
+            f"reads; prepare the data set again as array_record:\n  {command}"
+        )
+    return builder
 
 
 def _from_record(record: dict, field: str, origin: str) -> Iterable[Document]:
     """The document in a record's field; nothing for an empty text."""
     if field not in record:
-        raise UserError(f"{origin}: no field {field!r}; source.field can be one of {_names(record)}")
+        raise UserError(f"{origin}: no field {field!r}; source.field can be one of {listed(record)}")
     text = record[field]
     if not isinstance(text, str):
         raise UserError(f"{origin}: field {field!r} holds {type(text).__name__}, not text")
     return [Document(text, origin)] if text else []
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "(none)"
-
-
-def _require(module: str, what: str, command: str):
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise UserError(f"{what} needs the package {module.partition('.')[0]}: {command}") from None
