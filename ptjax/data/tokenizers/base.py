@@ -8,10 +8,13 @@ from typing import Literal
 
 import numpy as np
 
+from ptjax.data.tokenizers.spans import tidied
 from ptjax.data.tokenizers.vocab import Side, VocabSpec
 
 PairTemplate = tuple[tuple[int | Literal["a", "b"], int], ...]
 """How two texts stand in one row: ids and the texts, each with the sentence type of its tokens."""
+
+BLANKS = " \u2581\u0120"  # how pieces write a space: as it is, as SentencePiece does, as GPT-2 does
 
 
 class Tokenizer:
@@ -36,6 +39,21 @@ class Tokenizer:
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
         """`encode` of each text; other Python threads run meanwhile."""
+        raise NotImplementedError
+
+    def encode_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of `encode`, int32[n], and where each piece stands in the text: int32[n, 2], [start, stop) in
+        characters (code points).
+
+        Space beside what a piece says is not in its span. Pieces that stand for bytes or parts of one character all
+        have it in theirs. What normalising leaves out, such as accents, belongs to the piece before it, or where there
+        is none right before it, to the one behind. The space that tokenizers put before a text has an empty span.
+        """
+        ids, spans = self._spans(text)
+        return ids, tidied(text, spans, [not piece.strip(BLANKS) for piece in self.pieces(ids)])
+
+    def _spans(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """`encode_offsets` as the library has it, int32[n] and int32[n, 2]."""
         raise NotImplementedError
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -46,6 +46,10 @@ class HuggingFaceTokenizer(ImportedTokenizer):
         encodings = self._reader.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
+    def _spans(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        encoding = self._reader.encode(text, add_special_tokens=False)
+        return np.array(encoding.ids, np.int32), np.array(encoding.offsets, np.int32).reshape(-1, 2)
+
     def decode(self, ids: Iterable[int]) -> str:
         ordinary = self.vocab.ordinary
         ids = [i for i in map(int, ids) if i < len(ordinary) and ordinary[i]]

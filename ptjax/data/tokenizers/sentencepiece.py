@@ -13,10 +13,10 @@ from ptjax.config import UserError
 from ptjax.data.tokenizers import export
 from ptjax.data.tokenizers.base import Tokenizer, write_files
 from ptjax.data.tokenizers.roles import ROLES
+from ptjax.data.tokenizers.spans import SPACE, normalised_spans
 from ptjax.data.tokenizers.vocab import CONTROL_PIECES, Side, VocabSpec, text_tables
 
 MODEL = "tokenizer.model"
-SPACE = "\u2581"  # how SentencePiece writes a space inside a piece
 _STANDALONE = ("\n", "\t")  # user-defined symbols: a piece of their own wherever they stand
 _LINE_BYTES = 4096  # SentencePiece skips longer training lines (default of max_sentence_length: 4192)
 _TRAINER_THREADS = 4  # a constant: the sums of the EM algorithm, so the model, depend on the number of threads
@@ -111,6 +111,18 @@ class SentencePieceTokenizer(Tokenizer):
             return [self.encode(text) for text in texts]
         return self._processor.encode(texts, return_type="numpy", num_threads=1)
 
+    def _spans(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        ids, spans, start = [], [], 0
+        for part in text.split(SPACE):
+            if start:  # spelled in bytes, as `encode` does it
+                ids.append(self._spelled_space)
+                spans.append(np.tile(np.array([[start - 1, start]], np.int32), (len(ids[-1]), 1)))
+            found = spans_of(self._processor, part, range(len(part) + 1))
+            ids.append(found[0])
+            spans.append(found[1] + np.int32(start))
+            start += len(part) + 1
+        return np.concatenate(ids), np.concatenate(spans)
+
     def decode(self, ids: Iterable[int]) -> str:
         return self._processor.decode([int(i) for i in ids])
 
@@ -188,6 +200,30 @@ def processor(path: str | os.PathLike, model: bytes):
     except RuntimeError as error:
         raise UserError(f"{path} is not a SentencePiece model, or is damaged: {error}") from error
     return reader
+
+
+def spans_of(reader, text: str, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """SentencePiece's ids int32[n] of a text and their spans int32[n, 2]. places: of its characters in the original, as
+    `spans.Aligned` has them.
+
+    Its own offsets give a character's span to the last of several pieces that share it, and empty ones to the others.
+    """
+    proto = reader.encode(text, return_type="proto")
+    normalised, origins = reader.Normalize(text, with_offsets=True)
+    stretches, at, left = [], 0, 0  # left: bytes that are to come of a character spelled in bytes
+    for piece in proto.pieces:
+        if reader.is_byte(piece.id):
+            left = left or len(normalised[at].encode())
+            stretches.append((at, at + 1))
+            left -= 1
+            at += not left
+            continue
+        stop = at + len(piece.piece)
+        inner = [k for k in range(at, stop) if normalised[k] != SPACE]  # merged spaces may have anything between them
+        stretches.append((inner[0], inner[-1] + 1) if inner else (at, stop))
+        at = stop
+    ids = np.array([piece.id for piece in proto.pieces], np.int32)
+    return ids, normalised_spans(stretches, [places[origin] for origin in origins])
 
 
 def marked_tables(pieces: Sequence[str], special: np.ndarray, byte: np.ndarray) -> dict[str, np.ndarray]:
