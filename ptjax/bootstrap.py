@@ -1,0 +1,169 @@
+"""How sure a score is: bootstrap intervals over examples and seeds, and paired differences of submissions.
+
+A resample draws N of a task's N examples with replacement (Efron and Tibshirani, 1993), the same ones for every
+submission, so that two are compared on equal examples (Koehn, 2004; Berg-Kirkpatrick et al., 2012), and of each
+submission's S runs on the task S - 1 with replacement (Bouthillier et al., 2021, on why seeds are part of the noise;
+Rao and Wu, 1988, on S - 1, with which the variance of a mean is unbiased: S runs would give (S - 1)/S of it, much less
+for the two or three there are). With one run its seed's noise is not known, and the interval is one over examples.
+Where runs differ by chance on each example rather than as wholes, the interval is wider than it need be (Owen, 2007).
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ptjax.metrics import Metric
+
+BLOCK = 2**21  # weights that are held at once
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score, and where the percentiles of its resamples lie."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference(Interval):
+    """Of a score to another's. p: two-sided, that it is 0; never below 2 / (resamples + 1)."""
+
+    p: float
+
+    @property
+    def tie(self) -> bool:
+        return self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """What all submissions to a task have predicted, as sums are taken of it.
+
+    statistics: submission -> f64[S, N, K], the metric's for S runs over the same N examples in the same order.
+    """
+
+    task: str
+    metric: Metric
+    statistics: Mapping[str, np.ndarray]
+
+    def __post_init__(self):
+        sizes = {rows.shape[1:] if rows.ndim == 3 else rows.shape for rows in self.statistics.values()}
+        if not sizes:
+            raise ValueError(f"task {self.task}: there are no submissions")
+        if len(sizes) > 1 or len(next(iter(sizes))) != 2 or not all(map(np.size, self.statistics.values())):
+            shapes = ", ".join(f"{name} {rows.shape}" for name, rows in self.statistics.items())
+            raise ValueError(f"task {self.task}: statistics are [runs, examples, K] of the same examples, not {shapes}")
+
+    @classmethod
+    def of(
+        cls, task: str, metric: Metric, predictions: Mapping[str, Sequence[Sequence[Any]]], references: Sequence[Any]
+    ) -> "TaskScores":
+        """predictions: submission -> of each run a prediction for each reference."""
+        statistics = {
+            name: np.stack([metric.statistics(run, references) for run in runs]) for name, runs in predictions.items()
+        }
+        return cls(task, metric, statistics)
+
+    def runs(self, submission: str) -> np.ndarray:
+        """f64[S]: the metric of each run."""
+        return self.metric.value(self.statistics[submission].sum(axis=1))
+
+    def resampled(self, count: int, seed: int) -> dict[str, np.ndarray]:
+        """submission -> f64[count]: its mean over drawn runs of the metric on drawn examples. The draws depend on the
+        seed, the task and, for runs, the submission, not on who else takes part."""
+        size = next(iter(self.statistics.values())).shape[1]
+        values = {name: np.empty((len(rows), count)) for name, rows in self.statistics.items()}
+        start = 0
+        for weights in _blocks(size, count, _generator(seed, "examples", self.task)):
+            stop = start + len(weights)
+            for name, rows in self.statistics.items():
+                for run, rows_NK in enumerate(rows):
+                    values[name][run, start:stop] = self.metric.value(weights @ rows_NK)
+            start = stop
+        return {
+            name: np.mean(_drawn(values_SR, _generator(seed, "runs", self.task, name)), axis=0)
+            for name, values_SR in values.items()
+        }
+
+
+class Bootstrap:
+    """Resampled scores of submissions on tasks. A submission's score is the mean over tasks of its mean over runs.
+
+    Args:
+      tasks: of each task the submissions there are; one that lacks a task has no score.
+      count: resamples.
+    """
+
+    def __init__(self, tasks: Sequence[TaskScores], count: int = 1000, seed: int = 0):
+        if not tasks or len({task.task for task in tasks}) < len(tasks):
+            raise ValueError("the tasks of a bootstrap: at least one, and each but once")
+        if count < 1:
+            raise ValueError(f"a bootstrap needs at least 1 resample, not {count}")
+        self.tasks, self.count, self.seed = {task.task: task for task in tasks}, count, seed
+
+    def task(self, task: str, submission: str, confidence: float = 0.95) -> Interval:
+        """Of a submission on one task."""
+        value = float(self.tasks[task].runs(submission).mean())
+        return Interval(value, *_percentiles(self._resampled[task][submission], confidence))
+
+    def score(self, submission: str, confidence: float = 0.95) -> Interval:
+        """Of a submission on all tasks. KeyError where it lacks one."""
+        return Interval(self._point(submission), *_percentiles(self._average(submission), confidence))
+
+    def difference(self, submission: str, other: str, confidence: float = 0.95) -> Difference:
+        """submission's score less other's, on the same drawn examples. KeyError where one of them lacks a task."""
+        # Rounded, since sums of the same numbers in another order differ in the last bits, and equals are to tie.
+        found = np.round(self._average(submission) - self._average(other), 12)
+        value = round(self._point(submission) - self._point(other), 12)
+        rarer = min(np.count_nonzero(found <= 0), np.count_nonzero(found >= 0))
+        p = float(min(1, 2 * (rarer + 1) / (self.count + 1)))
+        return Difference(value, *_percentiles(found, confidence), p)
+
+    def _point(self, submission: str) -> float:
+        return float(np.mean([task.runs(submission).mean() for task in self.tasks.values()]))
+
+    def _average(self, submission: str) -> np.ndarray:
+        return np.mean([values[submission] for values in self._resampled.values()], axis=0)
+
+    @cached_property
+    def _resampled(self) -> dict[str, dict[str, np.ndarray]]:
+        return {name: task.resampled(self.count, self.seed) for name, task in self.tasks.items()}
+
+
+def resamples(n: int, count: int, seed: int) -> np.ndarray:
+    """i64[count, n]: how often each of n examples is among n drawn with replacement, multinomial counts."""
+    return np.concatenate([*_blocks(n, count, np.random.default_rng(seed))]).astype(np.int64)
+
+
+def _blocks(n: int, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """f64[at most BLOCK / n or 1, n], together `count` rows of counts."""
+    rows = max(1, BLOCK // n)
+    for start in range(0, count, rows):
+        size = min(rows, count - start)
+        drawn = rng.integers(n, size=(size, n), dtype=np.int32)
+        drawn += np.arange(size, dtype=np.int32)[:, None] * n
+        yield np.bincount(drawn.reshape(-1), minlength=size * n).reshape(size, n).astype(np.float64)
+
+
+def _drawn(values_SR: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[max(1, S - 1), R]: in each resample other runs."""
+    runs, count = values_SR.shape
+    return np.take_along_axis(values_SR, rng.integers(runs, size=(max(1, runs - 1), count)), axis=0)
+
+
+def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is a share in (0, 1), not {confidence}")
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _generator(seed: int, *names: str) -> np.random.Generator:
+    digest = hashlib.blake2b(repr(names).encode(), digest_size=8).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest, "big")])
