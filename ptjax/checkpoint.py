@@ -268,8 +268,16 @@ def has_checkpoint(workdir: str | Path) -> bool:
     return any((Path(workdir) / "checkpoints").glob(f"*/{MANIFEST}"))
 
 
-def check_workdir(workdir: str | Path, config: Config) -> None:
+def check_workdir(
+    workdir: str | Path,
+    config: Config,
+    may_change: Sequence[str] = MAY_CHANGE,
+    begun: Callable[[Path], bool] = has_checkpoint,
+) -> None:
     """Makes `workdir` the home of `config`: writes config.json there, or checks that the one there is the same.
+
+    may_change: keys that are free. begun: whether there is anything to lose: a first start that failed may be mended
+    and repeated.
 
     Raises:
       UserError: the workdir belongs to another experiment (the message lists the fields that differ); not writable.
@@ -280,10 +288,9 @@ def check_workdir(workdir: str | Path, config: Config) -> None:
     with disk_errors(workdir):
         if _is_primary():
             workdir.mkdir(parents=True, exist_ok=True)
-        # Without a checkpoint there is nothing to lose: a first start that failed may be mended and repeated.
-        if (workdir / CONFIG).exists() and has_checkpoint(workdir):
+        if (workdir / CONFIG).exists() and begun(workdir):
             owner = config_lib.from_json(read_config(workdir))
-            is_free = lambda key: any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)  # noqa: E731
+            is_free = lambda key: any(f"{key}.".startswith(f"{free}.") for free in may_change)  # noqa: E731
             rows = [row for row in config_lib.differences(owner, config) if not is_free(row[0])]
             if rows:
                 listed = "\n".join(f"  {key}: {there} there, {here} here" for key, there, here in rows)

@@ -9,9 +9,8 @@ from ptjax.data.prepared import Prepared
 from ptjax.data.tokenizers import Tokenizer, open_tokenizer
 from ptjax.models.base import TextModelConfig
 from ptjax.objectives.base import Objective
-from ptjax.weights import Source, config_of
-
-TOKENIZER = "tokenizer"  # folder in that of a fine-tuned model
+from ptjax.tasks.base import Task
+from ptjax.weights import TOKENIZER, Source, config_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +43,8 @@ class Pretrained:
     def causal(self) -> bool:
         """Whether it has learned to look to the left only."""
         objective = self.objective
+        if isinstance(objective, Task):
+            return objective.attention == "causal"
         return objective is not None and objective.abilities() == ("sample",) and objective.decoding == "causal"
 
 

@@ -27,6 +27,7 @@ from ptjax.objectives.base import Objective
 from ptjax.types import Array, PyTree
 
 BEGINS = "begins.json"  # in a workdir: the weights that the run began with
+TOKENIZER = "tokenizer"  # in the folder of a fine-tuned model: that of its tokenizer
 POOLING = "pooling.json"  # beside config.json: an `embed.Pooling` that was published with the weights
 Leaves = dict[str, jax.ShapeDtypeStruct]  # by path, as in "body/embed/tokens"
 
@@ -292,9 +293,12 @@ def _workdir(folder: Path, tokenizer: Tokenizer) -> Source:
     experiment = config_lib.from_json(read_config(folder))
     if not hasattr(experiment, "objective"):
         raise UserError(f"init_from={folder}: its {CONFIG} is of a {type(experiment).__name__}, not of a run")
-    corpus = Path(experiment.data.corpus.path).expanduser() / METADATA
-    compared = corpus.is_file()
-    if compared:
+    own = folder / TOKENIZER
+    corpus = None if own.is_dir() else Path(experiment.data.corpus.path).expanduser() / METADATA
+    compared = corpus is None or corpus.is_file()
+    if corpus is None:
+        _check_tokenizer(folder, own, open_tokenizer(own).hash, tokenizer)
+    elif compared:
         _check_tokenizer(folder, corpus.parent, json.loads(corpus.read_text())["tokenizer"]["sha256"], tokenizer)
     saved = Saved.find(folder / "checkpoints")
     field = "ema" if saved.shapes("ema") else "params"

@@ -1,7 +1,7 @@
 """What a task is: an objective with labelled examples, that predicts, and is scored."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import chz
 import jax.numpy as jnp
@@ -16,13 +16,16 @@ from ptjax.tasks.encoded import Encoded
 from ptjax.tasks.tuning import Full, Tuning
 from ptjax.types import Array, Batch, Mask, PyTree, TextInput
 
+if TYPE_CHECKING:
+    from ptjax.pretrained import Pretrained
+
 Answer = dict[str, Any]  # what is written of an example: 'id', 'prediction', and what explains it
 
 
 @chz.chz
 class Task(Objective):
     """Base of tasks: the same loop as pre-training, with answers that are known. Fields that are None are found when
-    the task meets its examples and a model, by `resolved`."""
+    the task meets its examples and a model, by `resolved` and `fitted`."""
 
     name: str = chz.field(doc="in tables and names of files: letters, digits, - and _")
     examples: Examples = chz.field(meta_factory=chz.factories.subclass(Examples), doc="where they are")
@@ -49,6 +52,11 @@ class Task(Objective):
         if self.metric not in known:
             raise ValueError(f"task.metric={self.metric!r}: {type(self).__name__} is measured by {', '.join(known)}")
 
+    @property
+    def zero_shot(self) -> bool:
+        """Whether it is judged without training, by `judge`."""
+        return False
+
     # On the host.
 
     def metrics(self) -> tuple[Metric, ...]:
@@ -62,6 +70,11 @@ class Task(Objective):
     def resolved(self, train: Sequence[Example]) -> "Task":
         """The task with what its training examples decide, such as its labels. Raises UserError for bad ones."""
         return self
+
+    def fitted(self, start: "Pretrained") -> "Task":
+        """The task with what the model that it begins from decides."""
+        attention = self.attention or ("causal" if start.causal else "bidirectional")
+        return chz.replace(self, attention=attention)
 
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> Encoded:
         """Rows of at most `length` tokens. Raises UserError naming the example that cannot be read so."""
@@ -101,6 +114,11 @@ class Task(Objective):
     def plain_net(self, body, vocab):
         """The net without what `tuning` adds: a body under heads, with a method of its own for its logits."""
         raise NotImplementedError
+
+    @property
+    def by_token(self) -> frozenset[str]:
+        """Outputs of `predict` whose second axis counts the tokens of a row, and is as long as the batch's longest."""
+        return frozenset()
 
     def predict(self, net, variables: PyTree, batch: Batch, context: StepContext) -> dict[str, Array]:
         """What `answers` needs of each row, [B, ...]."""

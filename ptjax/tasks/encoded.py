@@ -34,29 +34,33 @@ class Encoded:
     def length(self) -> int:
         return self.tokens["tokens"].shape[-1]
 
-    def batch(self, rows: np.ndarray) -> Batch:
-        """These rows (-1: one that only fills up), cut to the shortest of few lengths that holds them."""
-        real = np.maximum(rows, 0)
-        length = rounded(int(self.size[real].max()), SHORTEST, self.length)
+    def batch(self, rows: np.ndarray, length: int | None = None) -> Batch:
+        """These rows (-1: one that only fills up), cut to `length` tokens (None: to what `fitting` says)."""
+        real, length = np.maximum(rows, 0), length or self.fitting(rows)
         batch = {name: array[real, ..., :length].astype(np.int32) for name, array in self.tokens.items()}
         batch |= {name: array[real] for name, array in self.labels.items()}
         return batch | {"index": rows.astype(np.int32), "size": self.size[real].astype(np.int32)}
 
-    def train_batch(self, seed: int, step: int, batch_size: int) -> Batch:
-        """Of step `step`, counted from 0: every epoch is a permutation of the rows, and a batch may span two."""
+    def fitting(self, rows: np.ndarray) -> int:
+        """The shortest of few lengths that holds these rows, so that little is compiled."""
+        return rounded(int(self.size[np.maximum(rows, 0)].max()), SHORTEST, self.length)
+
+    def train_rows(self, seed: int, step: int, batch_size: int) -> np.ndarray:
+        """int64[batch_size]: rows of step `step`, counted from 0: every epoch is a permutation of all rows, and a batch
+        may span two."""
         places = np.arange(step * batch_size, (step + 1) * batch_size)
         epochs, within = np.divmod(places, len(self))
         rows = np.empty(batch_size, np.int64)
         for epoch in np.unique(epochs):
             rows[epochs == epoch] = _order(len(self), seed, int(epoch))[within[epochs == epoch]]
-        return self.batch(rows)
+        return rows
 
-    def one_pass(self, batch_size: int) -> Iterator[Batch]:
-        """Every row once, those of similar length together; the last batch is filled up."""
+    def one_pass(self, batch_size: int) -> Iterator[np.ndarray]:
+        """Batches of rows, every row once, those of similar size together; the last one is filled up with -1."""
         order = np.argsort(self.size, kind="stable")
         order = np.concatenate([order, np.full(-len(order) % batch_size, -1)])
         for start in range(0, len(order), batch_size):
-            yield self.batch(order[start : start + batch_size])
+            yield order[start : start + batch_size]
 
 
 def rounded(count: int, least: int, most: int) -> int:
