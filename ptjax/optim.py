@@ -19,6 +19,7 @@ import optax
 from optax import contrib
 
 from ptjax.config import Config, UserError
+from ptjax.nn.linear import kernel_axes, stacked
 
 
 # Schedules: the rate as a fraction of its peak.
@@ -125,13 +126,8 @@ def _names(path) -> tuple[str, ...]:
     return tuple(key.key for key in path)
 
 
-def _stacked(path) -> int:
-    """How many leading axes of the leaf count layers (`nn.scan`), or experts, rather than being the parameter's own."""
-    return sum(name in _names(path) for name in ("layers", "experts"))
-
-
 def _rank(path, leaf) -> int:
-    return leaf.ndim - _stacked(path)
+    return leaf.ndim - stacked(_names(path))
 
 
 def decayed(params):
@@ -151,11 +147,9 @@ def _is_hidden_matrix(path, leaf) -> bool:
 
 
 def _matrix_axes(path, leaf) -> contrib.MuonDimensionNumbers:
-    """Which axes of a kernel, (inputs..., outputs...) after those that count, are the rows and columns of a matrix."""
-    axes = tuple(range(leaf.ndim))[_stacked(path) :]
-    # These map one axis (the width) to heads x size; any other kernel ends in its one output axis.
-    split = 1 if _names(path)[-2] in ("query", "key", "value", "distance") else len(axes) - 1
-    return contrib.MuonDimensionNumbers(axes[:split], axes[split:])
+    """Which axes of a kernel are the rows and columns of a matrix."""
+    _, inputs, outputs = kernel_axes(_names(path), leaf.ndim)
+    return contrib.MuonDimensionNumbers(inputs, outputs)
 
 
 def _matrix_shape(path, leaf) -> tuple[int, int]:
@@ -238,22 +232,24 @@ class LAMB(Optimizer):
     eps: float = chz.field(default=1e-6, doc="added to the root of the mean squared gradient")
 
     def direction(self, params):
-        return optax.scale_by_adam(self.b1, self.b2, self.eps), self._decay(params), _trust_ratio(params)
+        return optax.scale_by_adam(self.b1, self.b2, self.eps), self._decay(params), _trust_ratio()
 
 
-def _trust_ratio(params) -> optax.GradientTransformation:
+def _trust_ratio() -> optax.GradientTransformation:
     one_layer = optax.scale_by_trust_ratio()
-    mask = decayed(params)
 
     def scale(path, update, param, trusted):
         if not trusted:
             return update
         ratio = lambda update, param: one_layer.update(update, optax.EmptyState(), param)[0]
-        for _ in range(_stacked(path)):
+        for _ in range(stacked(_names(path))):
             ratio = jax.vmap(ratio)
         return ratio(update, param)
 
-    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates, params, mask))
+    # Of the leaves that are given: those that are frozen are no part of the tree.
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates, params, decayed(params))
+    )
 
 
 @chz.chz

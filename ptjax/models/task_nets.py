@@ -55,7 +55,8 @@ class SequenceNet(TaskNet):
 
     def answer(self, inputs: TextInput, *, train: bool = False) -> Array:
         """f32[B, C]"""
-        h_BD = self.pooled(self.states(inputs, train), inputs.mask.valid)
+        valid_BL = jnp.ones(inputs.tokens.shape, bool) if inputs.mask.valid is None else inputs.mask.valid
+        h_BD = self.pooled(self.states(inputs, train), valid_BL)
         if self.pooler is not None:
             h_BD = self.pooler(h_BD[:, None])
         return self.classifier(self.dropped(h_BD, train)).astype(jnp.float32)
