@@ -43,6 +43,23 @@ class Source(Config):
         raise NotImplementedError
 
 
+STDLIB_LEFT_OUT = frozenset(
+    {
+        "test",
+        "tests",
+        "idlelib",
+        "lib2to3",
+        "turtledemo",
+        "ensurepip",
+        "site-packages",
+        "dist-packages",
+        "__pycache__",
+        "pydoc_data",
+    }
+)
+"""Folders that `Stdlib` does not read."""
+
+
 @chz.chz
 class Stdlib(Source):
     """The standard library of the running Python: the source of its modules, and the topics of `help()`.
@@ -53,21 +70,9 @@ class Stdlib(Source):
 
     def read(self) -> Iterator[Document]:
         root = sysconfig.get_path("stdlib")
-        left_out = {
-            "test",
-            "tests",
-            "idlelib",
-            "lib2to3",
-            "turtledemo",
-            "ensurepip",
-            "site-packages",
-            "dist-packages",
-            "__pycache__",
-            "pydoc_data",
-        }
         paths = []
         for folder, folders, files in os.walk(root):
-            folders[:] = [name for name in folders if name not in left_out]
+            folders[:] = [name for name in folders if name not in STDLIB_LEFT_OUT]
             paths += [os.path.join(folder, name) for name in files if name.endswith(".py")]
         if not paths:
             raise UserError(
