@@ -30,7 +30,8 @@ WALL = {
         "data",
         "metrics",
     },
-    "tasks": SHARED | {"objectives", "models.base", "models.heads", "data", "metrics"},
+    "tasks": SHARED | {"objectives", "models.base", "models.heads", "data", "metrics", "likelihood", "pretrained"},
+    "likelihood": SHARED | {"objectives", "models.base", "models.heads", "data", "pretrained"},
     "interop": SHARED | {"models", "objectives", "data", "checkpoint", "train", "embed"},
 }
 # The loop and what it uses know no particular model, objective or task: the config names those.

@@ -2,6 +2,7 @@
 
 from ptjax.tasks.base import Answer, Task
 from ptjax.tasks.encoded import Encoded
+from ptjax.tasks.minimal_pairs import MinimalPairs
 from ptjax.tasks.tuning import Full, Probe, Tuning
 
-__all__ = ["Answer", "Encoded", "Full", "Probe", "Task", "Tuning"]
+__all__ = ["Answer", "Encoded", "Full", "MinimalPairs", "Probe", "Task", "Tuning"]
