@@ -30,7 +30,18 @@ WALL = {
         "data",
         "metrics",
     },
-    "tasks": SHARED | {"objectives", "models.base", "models.heads", "data", "metrics", "likelihood", "pretrained"},
+    "tasks": SHARED
+    | {
+        "objectives",
+        "models.base",
+        "models.heads",
+        "models.task_nets",
+        "models.adapters",
+        "data",
+        "metrics",
+        "likelihood",
+        "pretrained",
+    },
     "likelihood": SHARED | {"objectives", "models.base", "models.heads", "data", "pretrained"},
     "interop": SHARED | {"models", "objectives", "data", "checkpoint", "train", "embed"},
 }
