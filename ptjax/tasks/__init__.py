@@ -3,6 +3,19 @@
 from ptjax.tasks.base import Answer, Task
 from ptjax.tasks.encoded import Encoded
 from ptjax.tasks.minimal_pairs import MinimalPairs
+from ptjax.tasks.question import QuestionAnswering
+from ptjax.tasks.token import TokenClassification
 from ptjax.tasks.tuning import Full, LoRA, Probe, Tuning
 
-__all__ = ["Answer", "Encoded", "Full", "LoRA", "MinimalPairs", "Probe", "Task", "Tuning"]
+__all__ = [
+    "Answer",
+    "Encoded",
+    "Full",
+    "LoRA",
+    "MinimalPairs",
+    "Probe",
+    "QuestionAnswering",
+    "Task",
+    "TokenClassification",
+    "Tuning",
+]
