@@ -43,6 +43,7 @@ WALL = {
         "pretrained",
     },
     "likelihood": SHARED | {"objectives", "models.base", "models.heads", "data", "pretrained"},
+    "report": set(),
     "interop": SHARED | {"models", "objectives", "data", "checkpoint", "train", "embed"},
 }
 # The loop and what it uses know no particular model, objective or task: the config names those.

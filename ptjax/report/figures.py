@@ -1,0 +1,65 @@
+"""How numbers are written, so that columns of them can be read. None, NaN and what is no number are a dash."""
+
+import math
+from typing import Any
+
+NONE = "–"
+MINUS = "\u2212"
+
+
+def number(value: Any) -> float | None:
+    """The value as a float where it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def points(value: Any, signed: bool = False) -> str:
+    """A metric, of which 1 is perfect, in points of a hundred: 0.8437 -> 84.4."""
+    value = number(value)
+    if value is None:
+        return NONE
+    text = f"{abs(value) * 100:.1f}"
+    return (MINUS if value < 0 and float(text) else "+" if signed else "") + text
+
+
+def count(value: Any) -> str:
+    """22700000 -> 22.7 M; FLOPs run to E (10^18) and beyond."""
+    value = number(value)
+    if value is None:
+        return NONE
+    for power, unit in ((21, "Z"), (18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if abs(value) >= 0.99995 * 10**power:
+            return f"{value / 10**power:.1f}\u00a0{unit}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: Any) -> str:
+    """75 -> 1 min 15 s."""
+    seconds = number(seconds)
+    if seconds is None:
+        return NONE
+    if seconds < 9.95:
+        return f"{seconds:.1f}\u00a0s"
+    whole = round(seconds)
+    for size, unit, smaller_size, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}\u00a0{unit} {whole % size // smaller_size}\u00a0{smaller}".replace(" ", "\u00a0")
+    return f"{whole}\u00a0s"
+
+
+def probability(p: Any) -> str:
+    """0.031 -> p = 0.03; below a thousandth only that."""
+    p = number(p)
+    if p is None:
+        return ""
+    return "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.3f}"
+
+
+def rate(value: Any) -> str:
+    """3e-05 -> 3e-5."""
+    value = number(value)
+    if value is None:
+        return NONE
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}".replace("-", MINUS) if value else "0"

@@ -1,0 +1,102 @@
+"""The table that ranks submissions."""
+
+from ptjax.report.board import Board, Lead, Submission
+from ptjax.report.figures import NONE, count, duration, points, probability
+from ptjax.report.html import Html, element
+from ptjax.report.scale import Scale
+from ptjax.report.svg import COLORS, track
+from ptjax.report.table import Cell, Column, table
+
+NOISE = "inside the noise"
+
+
+def standings(board: Board) -> Html:
+    """Rank, name, score, lead over the next, a column a task, cost."""
+    if not board.submissions:
+        return element("p", "Nothing has been submitted.", class_="note")
+    columns = [
+        Column("#", "ascending", about="Rank; = where several share it", sorted=True),
+        Column("Submission", "ascending", kind="name"),
+        Column("Score", about="Mean of the tasks' headline metrics, points of 100"),
+        Column("Lead", about="Ahead of the next submission by this much"),
+    ]
+    columns += [Column(task.name, about=f"{task.metric}: mean, and spread over seeds") for task in board.tasks]
+    columns += [Column(name, "ascending") for name in ("Params", "FLOPs", "Tokens", "Time")]
+    shown = [v for s in board.submissions for v in (s.score.mean, s.score.low, s.score.high) if v is not None]
+    scale = Scale.around([100 * v for v in shown])
+    best = {t.name: max((r.mean for _, r in board.results(t)), default=None) for t in board.tasks}
+    shared = [s.rank for s in board.submissions if s.complete]
+    rows = []
+    for place, s in enumerate(board.submissions):
+        ranked = s.complete and s.rank is not None
+        rank = f"{s.rank}{'=' if shared.count(s.rank) > 1 else ''}" if ranked else NONE
+        cells = [Cell(rank, place + 1), Cell(name_cell(s, note=_incomplete(s)), s.name)]
+        cells += [_score(s, scale, board), _lead(s.lead)]
+        for task in board.tasks:
+            r = s.results.get(task.name)
+            if r is None or r.mean is None:
+                cells.append(Cell(element("span", NONE, class_="mean"), None, "task missing"))
+                continue
+            spread = None if r.spread is None else element("span", f"±\u00a0{points(r.spread)}", class_="sub")
+            figures = element("span", points(r.mean), class_="mean"), spread
+            cells.append(Cell(figures, r.mean, "task best" if r.mean == best[task.name] else "task"))
+        cells += [Cell(count(s.cost.get(key)), s.cost.get(key)) for key in ("parameters", "flops", "tokens")]
+        cells.append(Cell(duration(s.cost.get("seconds")), s.cost.get("seconds")))
+        attributes = s.series.attributes
+        if not s.complete:
+            attributes = {**attributes, "class_": f"{attributes['class_']} incomplete"}
+        rows.append((attributes, cells))
+    note = f"Points of 100. Score and lead with {board.percent} intervals; tasks with their spread over seeds."
+    return element("div", element("p", note, class_="note"), table("Standings", columns, rows, "standings"))
+
+
+def name_cell(submission: Submission, note: str | None = None) -> Html:
+    inside = [element("i", class_="swatch"), element("span", submission.name, class_="name", title=submission.name)]
+    return element("span", *inside, note and element("span", note, class_="sub", title=note), class_="who")
+
+
+def lead_words(lead: Lead) -> str:
+    """The lead in words, as a sentence goes on."""
+    d = lead.difference
+    interval = "" if d.low is None or d.high is None else f" [{points(d.low, True)}, {points(d.high, True)}]"
+    words = f"{points(d.mean)}{interval} ahead of {lead.name}"
+    return f"{words}: {NOISE}" if lead.tie else words
+
+
+def legend(board: Board, submissions: list[Submission]) -> Html:
+    """Colours and names, the best first; pointing at one picks it out of the charts."""
+    keys = [element("li", s.series.key()) for s in submissions]
+    note = None
+    if any(s.series.index >= COLORS for s in submissions):
+        note = element(
+            "p", f"Colour for the first {COLORS}; the others are grey. Point at a name or a line.", class_="note"
+        )
+    return element("div", element("ul", *keys, class_="legend"), note)
+
+
+def _incomplete(submission: Submission) -> str | None:
+    if submission.complete:
+        return None
+    return f"incomplete: no {', '.join(submission.missing)}" if submission.missing else "incomplete"
+
+
+def _score(s: Submission, scale: Scale, board: Board) -> Cell:
+    mean, low, high = s.score.mean, s.score.low, s.score.high
+    if mean is None:
+        return Cell(NONE, None, "score missing")
+    figures = element("span", points(mean), class_="mean")
+    if low is None or high is None:
+        return Cell(figures, mean, "score")
+    words = f"{s.name}: {points(mean)}, {board.percent} interval {points(low)} to {points(high)}"
+    below = element("span", f"{points(low)} to {points(high)}", class_="sub")
+    drawn = track(scale, 100 * mean, 100 * low, 100 * high, (), words)
+    return Cell(element("span", drawn, element("span", figures, below), class_="barred"), mean, "score")
+
+
+def _lead(lead: Lead | None) -> Cell:
+    if lead is None or lead.difference.mean is None:
+        return Cell(NONE, None, "lead missing")
+    words = f"{lead_words(lead)}{', ' if lead.p is not None else ''}{probability(lead.p)}"
+    parts = element("span", points(lead.difference.mean, True), class_="mean")
+    below = element("span", NOISE if lead.tie else probability(lead.p), class_="sub tie" if lead.tie else "sub")
+    return Cell(element("span", parts, below, title=words), lead.difference.mean, "lead")

@@ -1,0 +1,65 @@
+"""Tables that the page's script sorts by their headings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ptjax.report.figures import number
+from ptjax.report.html import Html, element
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading. `first` is the order that one click gives; kinds are classes of the style."""
+
+    name: str
+    first: Literal["ascending", "descending"] = "descending"
+    kind: Literal["number", "name", "word"] = "number"
+    about: str | None = None
+    sorted: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is shown, and what it is sorted by: a number or a text; None is always last."""
+
+    content: Any
+    by: Any = None
+    kind: str | None = None
+
+
+def table(
+    caption: str, columns: Sequence[Column], rows: Sequence[tuple[dict[str, Any], Sequence[Cell]]], kind: str = ""
+) -> Html:
+    """Rows are attributes of their <tr> and a cell a column; the cell of a column of names is the row's heading."""
+    headings = []
+    for column in columns:
+        button = element("button", column.name, type="button", title=column.about)
+        order = column.first if column.sorted else "none"
+        headings.append(
+            element("th", button, scope="col", class_=f"is-{column.kind}", aria_sort=order, data_first=column.first)
+        )
+    body = []
+    for attributes, cells in rows:
+        drawn = []
+        for column, cell in zip(columns, cells, strict=True):
+            by = cell.by if isinstance(cell.by, str) else number(cell.by)
+            named = column.kind == "name"
+            drawn.append(
+                element(
+                    "th" if named else "td",
+                    cell.content,
+                    scope="row" if named else None,
+                    class_=" ".join(w for w in (f"is-{column.kind}", cell.kind) if w),
+                    data_by=f"{by:g}" if isinstance(by, float) else by,
+                )
+            )
+        body.append(element("tr", *drawn, **attributes))
+    inside = element(
+        "table",
+        element("caption", caption),
+        element("thead", element("tr", *headings)),
+        element("tbody", *body),
+        class_=f"sortable {kind}".strip(),
+    )
+    return element("div", inside, class_="scroll", role="region", aria_label=caption, tabindex="0")
