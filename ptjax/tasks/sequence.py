@@ -70,8 +70,8 @@ class SequenceTask(PooledTask):
 
 @chz.chz
 class SequenceClassification(SequenceTask):
-    """Cross entropy of a linear layer over classes (Devlin et al., 2019, section 4.1). Examples have 'text', 'label', and
-    'pair' where two texts are judged together."""
+    """Cross entropy of a linear layer over classes (Devlin et al., 2019, section 4.1). Examples have 'text' and 'label',
+    and 'pair' where two texts are judged together."""
 
     metric: str = chz.field(default="accuracy", doc="the headline: accuracy, macro_f1 or mcc")
     labels: tuple[str, ...] | None = chz.field(default=None, doc="classes; None: those of the training examples")
