@@ -62,6 +62,8 @@ class MCC(Metric):
 
     def __call__(self, predictions, references):
         predicted, gold, _ = _codes(predictions, references, self.labels)
+        if len(np.union1d(predicted, gold)) < 2:
+            return 0.0  # scikit-learn says so too, with a warning
         return float(_sklearn().matthews_corrcoef(gold, predicted))
 
     def statistics(self, predictions, references):

@@ -1,6 +1,7 @@
 """Correlation of numbers with numbers, as scipy measures it."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,21 +15,20 @@ class Pearson(Metric):
     name = "pearson"
 
     def __call__(self, predictions, references):
-        check_paired(predictions, references)
-        if len(references) < 2:
+        x, y = _numbers(predictions, references)
+        if len(x) < 2:
             return 0.0
         stats = require("scipy.stats", "tasks")
         with warnings.catch_warnings():  # scipy says with a warning, and NaN, that one of them is constant
             warnings.simplefilter("ignore", stats.ConstantInputWarning)
-            found = self._scipy(stats)(np.asarray(predictions, float), np.asarray(references, float)).statistic
+            found = self._scipy(stats)(x, y).statistic
         return 0.0 if np.isnan(found) else float(found)
 
     def _scipy(self, stats):
         return stats.pearsonr
 
     def statistics(self, predictions, references):
-        check_paired(predictions, references)
-        x, y = _standard(predictions), _standard(references)
+        x, y = map(_standard, _numbers(predictions, references))
         return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
 
     def value(self, sums):
@@ -51,18 +51,28 @@ class Spearman(Pearson):
         return stats.spearmanr
 
     def statistics(self, predictions, references):
-        return super().statistics(_ranks(predictions), _ranks(references))
+        return super().statistics(*map(_ranks, _numbers(predictions, references)))
 
 
-def _ranks(numbers) -> np.ndarray:
+def _numbers(predictions: Sequence[float], references: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """f64[N] each. Raises ValueError for NaN and infinities."""
+    check_paired(predictions, references)
+    found = np.asarray(predictions, np.float64), np.asarray(references, np.float64)
+    for name, numbers in zip(("prediction", "reference"), found):
+        if not np.isfinite(numbers).all():
+            place = int(np.argmin(np.isfinite(numbers)))
+            raise ValueError(f"{name} {place} is {numbers[place]}: a correlation is one of finite numbers")
+    return found
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
     """f64[N]: mean ranks, from 1."""
-    _, group, size = np.unique(np.asarray(numbers, np.float64), return_inverse=True, return_counts=True)
+    _, group, size = np.unique(x, return_inverse=True, return_counts=True)
     return (np.cumsum(size) - (size - 1) / 2)[group]
 
 
-def _standard(numbers) -> np.ndarray:
+def _standard(x: np.ndarray) -> np.ndarray:
     """Moved to mean 0 and scaled to at most 1, which changes no correlation and keeps sums of squares exact enough."""
-    x = np.asarray(numbers, np.float64)
     x = x / (np.abs(x).max() or 1.0)
     x = x - (x[0] if (x == x[0]).all() else x.mean())
     return x / (np.abs(x).max() or 1.0)
