@@ -80,6 +80,8 @@ def checked_text(value, what: str, origin: str) -> str:
         raise UserError(f"{origin}: {what} holds {type(value).__name__}, not text")
     if not value.strip():
         raise UserError(f"{origin}: {what} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise UserError(f"{origin}: {what} has half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{origin}: {what} has half of a surrogate pair (\\ud800 to \\udfff), no character") from None
     return value

@@ -44,7 +44,7 @@ def _questions(file: File, split: Split) -> Iterator[tuple[str, Example]]:
                 origin = f"{place}.qas[{k}] (id {name})"
                 example = {
                     "id": file.prefix + name,
-                    "question": checked_text(question.get("question"), "question", origin),
+                    "question": checked_text(question.get("question"), "the question", origin),
                 }
                 yield origin, example | {"context": context} | _answers(question, context, split, origin)
 
