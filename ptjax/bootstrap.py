@@ -53,10 +53,10 @@ class TaskScores:
     statistics: Mapping[str, np.ndarray]
 
     def __post_init__(self):
-        sizes = {rows.shape[1:] if rows.ndim == 3 else rows.shape for rows in self.statistics.values()}
-        if not sizes:
+        if not self.statistics:
             raise ValueError(f"task {self.task}: there are no submissions")
-        if len(sizes) > 1 or len(next(iter(sizes))) != 2 or not all(map(np.size, self.statistics.values())):
+        every = self.statistics.values()
+        if any(rows.ndim != 3 or not rows.size for rows in every) or len({rows.shape[1:] for rows in every}) > 1:
             shapes = ", ".join(f"{name} {rows.shape}" for name, rows in self.statistics.items())
             raise ValueError(f"task {self.task}: statistics are [runs, examples, K] of the same examples, not {shapes}")
 
