@@ -91,3 +91,65 @@ def _filled_masks(predictor: Predictor, rows: np.ndarray) -> None:
         piece = decode([row[at]])
         console.print(Text(before[-60:]).append(f"[{piece}]", style="bold green").append(after[:40]))
         console.print(_guesses(found[0]))
+
+
+def leaderboard(board: dict) -> None:
+    """The ranking of a leaderboard.json, in points of 100."""
+    tasks = [task["name"] for task in board["suite"]["tasks"]]
+    splits = {task["split"] for task in board["suite"]["tasks"]}
+    table = Table(
+        box=None,
+        pad_edge=False,
+        title=f"{board['suite']['name']}, {' and '.join(sorted(splits))}",
+        title_justify="left",
+    )
+    table.add_column("#", justify="right")
+    table.add_column("submission")
+    cost = any(s["cost"] for s in board["submissions"])
+    for name in (
+        "score",
+        f"{board['confidence']:.0%} interval",
+        *tasks,
+        *(("parameters", "FLOPs", "time") if cost else ()),
+    ):
+        table.add_column(name, justify="right")
+    ranks = [s["rank"] for s in board["submissions"] if s["complete"]]
+    for s in board["submissions"]:
+        rank = f"{s['rank']}{'=' if ranks.count(s['rank']) > 1 else ''}" if s["complete"] else "-"
+        score = (
+            (_points(s["score"]["mean"]), f"{_points(s['score']['low'])} to {_points(s['score']['high'])}")
+            if s["score"]
+            else ("-", "incomplete")
+        )
+        table.add_row(
+            rank,
+            s["name"],
+            *score,
+            *(_task(s["tasks"].get(task)) for task in tasks),
+            *(_cost(s["cost"] or {}) if cost else ()),
+        )
+    console.print(table, markup=False)
+    if len(ranks) > len(set(ranks)):
+        console.print("= they share a rank: what separates them is inside the noise", style="dim")
+    for failure in board["failed"]:
+        where = " ".join(failure[key] for key in ("submission", "task", "cell") if failure[key])
+        console.print(f"failed: {where}: {failure['error'].splitlines()[-1]}", markup=False)
+
+
+def _task(result: dict | None) -> str:
+    if result is None:
+        return "-"
+    return _points(result["mean"]) + (f" ± {_points(result['spread'])}" if result["spread"] is not None else "")
+
+
+def _cost(cost: dict) -> tuple[str, str, str]:
+    parameters, flops, seconds = (cost.get(key) for key in ("parameters", "flops", "seconds"))
+    return (
+        "-" if parameters is None else f"{parameters / 1e6:.3g} M",
+        "-" if flops is None else f"{flops:.2g}",
+        "-" if seconds is None else f"{seconds:.0f} s",
+    )
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}"

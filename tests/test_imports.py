@@ -61,6 +61,7 @@ LOOP = SHARED | {
     "weights",
 }
 LOOP |= {"optim", "logging", "metrics", "plot"}
+WALL["leaderboard"] = LOOP | {"jobs", "bootstrap", "tasks", "finetune", "pretrained", "report"}
 WALL["weights"] = LOOP | {"interop.published"}  # by name alone: which families there are it does not know
 
 

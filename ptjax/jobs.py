@@ -1,0 +1,169 @@
+"""Commands run side by side, in processes on this machine or as jobs of SLURM, each with a log of its own."""
+
+import collections
+import contextlib
+import dataclasses
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ptjax.config import UserError
+
+GRACE = 10.0  # seconds that a process is given to end by itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A command whose output goes to the end of a file. Whoever writes there has it locked, children included: no two
+    processes are at the same job, even where the one that started them is gone."""
+
+    name: str
+    command: tuple[str, ...]
+    log: Path
+
+    def start(self) -> subprocess.Popen:
+        """Raises UserError where it is being run already."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.log, "ab", buffering=0) as log:
+            try:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another process is still at it and writes {self.log}: wait for it, or end it"
+                ) from None
+            log.write(f"$ {shlex.join(self.command)}\n".encode())
+            # A session of its own: Ctrl-C in a terminal reaches children through us, and their children through them.
+            return subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def problem(self, code: int) -> str | None:
+        """What is wrong, in one line; None for a command that went well."""
+        if code == 0:
+            return None
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        said = f"{lines[-1]} (all of it: {self.log})" if lines and not lines[-1].startswith("$ ") else f"see {self.log}"
+        return f"killed by {signal.Signals(-code).name}; {said}" if code < 0 else said
+
+    def run(self) -> str | None:
+        """Runs it to its end here; its `problem`."""
+        process = self.start()
+        try:
+            return self.problem(process.wait())
+        finally:
+            _end([process])
+
+
+Watch = Callable[[Sequence[Job]], None]  # told now and then which jobs are running
+Ended = Callable[[Job, str | None], None]  # told of each that ends, and of its problem
+
+
+def run_here(jobs: Sequence[Job], count: int, ended: Ended, watch: Watch = lambda _: None) -> None:
+    """At most `count` at a time. An exception, Ctrl-C or SIGTERM ends those that are running."""
+    waiting, running = collections.deque(jobs), {}
+    with _sigterm_raises():
+        try:
+            while waiting or running:
+                while waiting and len(running) < count:
+                    job = waiting.popleft()
+                    try:
+                        running[job] = job.start()
+                    except UserError as error:
+                        ended(job, str(error))
+                for job, process in list(running.items()):
+                    if process.poll() is not None:
+                        del running[job]
+                        ended(job, job.problem(process.returncode))
+                watch(list(running))
+                time.sleep(0.05)
+        finally:
+            _end(list(running.values()))
+
+
+def run_on_slurm(
+    jobs: Sequence[Job],
+    settings: Mapping[str, Any],
+    folder: Path,
+    ended: Ended,
+    watch: Watch = lambda _: None,
+    cluster: str = "slurm",
+) -> None:
+    """As one job array. An exception, Ctrl-C or SIGTERM cancels what has not ended.
+
+    Args:
+      settings: of submitit's AutoExecutor: slurm_partition, timeout_min, gpus_per_node, slurm_array_parallelism, ...
+      folder: for submitit's files, which all nodes see.
+      cluster: 'slurm', or 'local' for processes of submitit on this machine.
+    """
+    from ptjax.logging import require  # here: it imports jax, and so would each node only to start a command
+
+    submitit = require("submitit", "slurm")
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+        executor.update_parameters(**settings)
+        with executor.batch():
+            submitted = [(job, executor.submit(job.run)) for job in jobs]
+    except (RuntimeError, NameError, TypeError, AssertionError, subprocess.CalledProcessError, OSError) as error:
+        raise UserError(f"SLURM does not take the jobs: {error}") from error
+    pause = 0.1 if cluster == "local" else 2.0
+    with _sigterm_raises():
+        try:
+            while submitted:
+                for job, one in list(submitted):
+                    if one.done():
+                        submitted.remove((job, one))
+                        ended(job, _problem(one))
+                watch([job for job, one in submitted if one.state == "RUNNING"])
+                time.sleep(pause if submitted else 0)
+        finally:
+            for _, one in submitted:
+                one.cancel()
+
+
+def _problem(submitted) -> str | None:
+    """Of a job of submitit, that has ended one way or another."""
+    try:
+        return submitted.result()
+    except Exception as error:  # whatever a node can do, the others go on
+        last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        return f"{last[0]} (SLURM job {submitted.job_id}, state {submitted.state})"
+
+
+def _end(processes: Sequence[subprocess.Popen]) -> None:
+    """Asks them to end, with their children, and kills what has not after a while."""
+    for number, seconds in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
+        until = time.monotonic() + seconds
+        for process in processes:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(until - time.monotonic(), 0))
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM. signum: its number."""
+
+    signum = signal.SIGTERM
+
+
+@contextlib.contextmanager
+def _sigterm_raises():
+    def receive(signum, frame):
+        raise Terminated("SIGTERM: what was running is ended; the same command goes on from there")
+
+    old = None
+    with contextlib.suppress(ValueError):  # not the main thread: whoever owns it handles signals
+        old = signal.signal(signal.SIGTERM, receive)
+    try:
+        yield
+    finally:
+        if old is not None:
+            signal.signal(signal.SIGTERM, old)

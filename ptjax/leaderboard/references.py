@@ -1,0 +1,90 @@
+"""What predictions of a task are compared with, and the folder of labels that an organiser keeps."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ptjax.checkpoint import disk_errors
+from ptjax.config import UserError
+from ptjax.data.examples import Example
+from ptjax.data.examples.base import Split
+from ptjax.leaderboard.lines import read_lines
+from ptjax.tasks import Task
+
+LABELS = ("label", "labels", "answers")  # what hidden examples lack
+HIDDEN = "hidden"  # of a folder of labels: what participants get
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class References:
+    """Examples of one split of a task, all with labels. counts: examples of each split that there is."""
+
+    task: Task
+    split: Split
+    examples: list[Example]
+    counts: dict[Split, int]
+
+    @classmethod
+    def read(cls, task: Task) -> "References":
+        """Of the task's own test split where its labels are known, else of its validation split.
+
+        Raises UserError: neither is known; half of one is; files that cannot be read.
+        """
+        splits = {split: task.examples.read(split) for split in task.examples.splits}
+        counts = {split: len(examples) for split, examples in splits.items()}
+        for split in ("test", "validation"):
+            if _known(task, split, splits.get(split, [])):
+                return cls(task, split, splits[split], counts)
+        raise UserError(f"task {task.name}: neither test nor validation examples have labels; there are {counts}")
+
+    @classmethod
+    def of_labels(cls, task: Task, folder: Path) -> "References":
+        """Of FOLDER/TASK.jsonl, as `write_labels` writes it: each line an example with its label."""
+        path = folder / f"{task.name}.jsonl"
+        examples = [example for _, example in read_lines(path)]
+        if not _known(task, str(path), examples):
+            raise UserError(f"{path} has no labels")
+        return cls(task, "test", examples, {"test": len(examples)})
+
+
+def _known(task: Task, where: str, examples: Sequence[Example]) -> bool:
+    """Whether labels are there."""
+    hidden = []
+    for example in examples:
+        try:
+            task.reference(example)
+        except KeyError:
+            hidden.append(example["id"])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"task {task.name}, {where}, example {example['id']!r}: {error}") from None
+    if hidden and len(hidden) < len(examples):
+        raise UserError(
+            f"task {task.name}, {where}: {len(hidden)} of {len(examples)} examples have no label, as {hidden[0]!r}"
+        )
+    return bool(examples) and not hidden
+
+
+def write_labels(tasks: Sequence[Task], folder: Path) -> list[Path]:
+    """Writes FOLDER/TASK.jsonl, which the organiser keeps, and FOLDER/hidden/TASK.jsonl, the same examples without
+    labels, for participants. Ids are kept: they should not tell the label.
+
+    Raises UserError: a file is there already; a task whose examples are their labels, as minimal pairs.
+    """
+    texts = {}
+    for task in tasks:
+        references = References.read(task)
+        hidden = [{k: v for k, v in example.items() if k not in LABELS} for example in references.examples]
+        if hidden == references.examples:
+            raise UserError(f"task {task.name}: its examples are their labels, so that nothing can be hidden")
+        texts[folder / f"{task.name}.jsonl"] = references.examples
+        texts[folder / HIDDEN / f"{task.name}.jsonl"] = hidden
+    for path in texts:
+        if path.exists():
+            raise UserError(f"{path} is there already: name another folder")
+    with disk_errors(folder):
+        for path, examples in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = [json.dumps(example, ensure_ascii=False) + "\n" for example in examples]
+            path.write_text("".join(lines), encoding="utf-8")
+    return list(texts)

@@ -1,0 +1,98 @@
+"""A submission: a model that is fine-tuned on each task of a suite, or predictions that were handed in."""
+
+import contextlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import chz
+
+from ptjax.checkpoint import CONFIG, read_config
+from ptjax.config import Config, UserError, from_json
+from ptjax.logging import FILE as METRICS
+from ptjax.logging import read_metrics
+from ptjax.pretrained import Pretrained
+
+
+@chz.chz
+class Submission(Config):
+    """What takes part in a leaderboard, under a name."""
+
+    name: str = chz.field(doc="in tables and names of folders: letters, digits, - and _")
+    path: str = chz.field(doc="workdir of a run, Hugging Face folder, or folder of predictions")
+    fresh: bool = chz.field(default=False, doc="the same body with random weights: what pre-training is held against")
+
+    @chz.validate
+    def _named(self):
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", self.name, re.ASCII):
+            raise ValueError(f"submission {self.name!r}: letters, digits, - and _, the first one no sign")
+
+    @classmethod
+    def parse(cls, text: str) -> "Submission":
+        """Of NAME=PATH, or NAME=PATH:fresh. Raises UserError."""
+        name, equals, path = text.partition("=")
+        fresh = path.endswith(":fresh")
+        path = path.removesuffix(":fresh")
+        if not (equals and path):
+            raise UserError(
+                f"--submission={text}: write NAME=FOLDER, or NAME=FOLDER:fresh for its body without its weights"
+            )
+        try:
+            return cls(name=name, path=path, fresh=fresh)
+        except ValueError as error:
+            raise UserError(f"--submission={text}: {error.__cause__ or error}") from None
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.path).expanduser()
+
+    def is_model(self) -> bool:
+        """Whether there are weights to fine-tune. Raises UserError: no such folder; predictions that are fresh."""
+        if not self.folder.is_dir():
+            raise UserError(f"submission {self.name}: there is no folder {self.path}")
+        if (self.folder / CONFIG).is_file():
+            return True
+        if self.fresh:
+            raise UserError(f"submission {self.name}: {self.path} has no {CONFIG}, so there is no body to begin afresh")
+        return False
+
+    def described(self) -> dict[str, str]:
+        """All that is known of how it was made, key by key, as text."""
+        about = {"path": self.path}
+        if not self.is_model():
+            return about
+        try:
+            flat = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return about
+        about["fresh"] = str(self.fresh)
+        plain = {key: value for key, value in flat.items() if key and not isinstance(value, dict)}
+        return about | {key: _text(value) for key, value in plain.items()}
+
+    def pretraining(self) -> dict[str, Any] | None:
+        """Its cost and its course, where it is a run of ptjax with a log."""
+        if self.fresh or not self.is_model() or not (self.folder / METRICS).is_file():
+            return None
+        with contextlib.suppress(UserError):  # what the log of another program is called the same, or half of a run
+            experiment = from_json(read_config(self.folder))
+            steps = max((record["step"] for record in read_metrics(self.folder)), default=0)
+            curve = [
+                [r["step"], r["loss"]] for r in read_metrics(self.folder, "validation") if r.get("loss") is not None
+            ]
+            vocab = Pretrained.open(self.folder).tokenizer.vocab
+            return {
+                "steps": steps,
+                "tokens": steps * experiment.tokens_per_step(),
+                "flops": steps * experiment.flops_per_step(vocab),
+                "objective": type(experiment.objective).__name__,
+                "curve": curve,
+            }
+        return None
+
+
+def _text(value: Any) -> str:
+    """A class without its module."""
+    if isinstance(value, str):
+        return value.rpartition(":")[2] if re.fullmatch(r"[\w./-]+:[A-Za-z_][\w.]*", value) else value
+    return json.dumps(value, ensure_ascii=False)

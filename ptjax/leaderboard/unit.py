@@ -1,0 +1,112 @@
+"""A submission on one task: a fine-tuning with a workdir of its own."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ptjax.checkpoint import CONFIG, check_workdir
+from ptjax.config import to_json
+from ptjax.finetune import FineTuning
+from ptjax.finetune.cells import CELL, CELLS, ERROR, RESULT, Cell, CellFolder
+from ptjax.finetune.run import MAY_CHANGE, selected_rate
+from ptjax.leaderboard.entry import Result, Run
+from ptjax.jobs import Job
+from ptjax.leaderboard.lines import read_lines
+from ptjax.leaderboard.predictions import read_predictions, write_predictions
+from ptjax.leaderboard.references import References
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unit:
+    """What is run at once. folder: the workdir of the fine-tuning."""
+
+    submission: str
+    config: FineTuning
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.submission}/{self.config.task.name}"
+
+    def cells(self) -> list[Cell]:
+        if self.config.task.zero_shot:
+            return [Cell()]
+        recipe = self.config.recipe
+        return list(itertools.starmap(Cell, itertools.product(recipe.learning_rates, recipe.seeds)))
+
+    def cells_done(self) -> list[Cell]:
+        return [cell for cell in self.cells() if CellFolder.of(self.folder, cell).done]
+
+    def is_done(self) -> bool:
+        """Whether nothing is left to run: every cell of this very config."""
+        config, result = self.folder / CONFIG, self.folder / RESULT
+        same = config.is_file() and result.is_file() and config.read_text() == to_json(self.config)
+        return same and len(self.cells_done()) == len(self.cells())
+
+    def claim(self) -> None:
+        """Makes its folder that of its config. Raises UserError where cells of another one are there."""
+        check_workdir(self.folder, self.config, MAY_CHANGE, lambda folder: any(folder.glob(f"{CELLS}/*/{CELL}")))
+
+    def job(self, finetune: Sequence[str]) -> Job:
+        """finetune: the command that fine-tunes what the config.json of a --workdir says."""
+        return Job(self.name, (*finetune, f"--workdir={self.folder}"), self.folder / "log.txt")
+
+    def ended(self, problem: str | None) -> None:
+        """Keeps what stopped it as a whole."""
+        if problem is None:
+            (self.folder / ERROR).unlink(missing_ok=True)
+        else:
+            (self.folder / ERROR).write_text(problem + "\n", encoding="utf-8")
+
+    def failed(self) -> dict[str | None, str]:
+        """Cell -> error, of those that are not done; None: the whole of it, where no cell says more."""
+        folders = {cell.name: CellFolder.of(self.folder, cell) for cell in self.cells()}
+        found = {name: _text(folder.path / ERROR) for name, folder in folders.items() if not folder.done}
+        found = {name: error for name, error in found.items() if error}
+        whole = None if self.is_done() else _text(self.folder / ERROR)
+        return found or ({None: whole} if whole else {})
+
+    def cost(self) -> dict[str, float]:
+        """Of all cells, those of rates that were not selected too."""
+        done = [CellFolder.of(self.folder, cell).read() for cell in self.cells_done()]
+        cost = {key: sum(cell[key] for cell in done) for key in ("flops", "tokens", "seconds")}
+        if (self.folder / RESULT).is_file():
+            result = json.loads((self.folder / RESULT).read_text())
+            cost |= {key: result[key] for key in ("parameters", "learning_parameters")}
+        return cost
+
+    def read(self, references: References, predictions: Path) -> Result | None:
+        """What the selected rate's runs have come to; None where there are none. Their predictions, of the test split
+        where there is one, are written to FOLDER/SEED.jsonl.
+
+        Raises UserError: files that are not what fine-tuning has written, or of other examples.
+        """
+        done = {cell: CellFolder.of(self.folder, cell).read() for cell in self.cells_done()}
+        if not done:
+            return None
+        metric = self.config.task.metric
+        rate = None if self.config.task.zero_shot else selected_rate(done, metric)
+        runs = []
+        for cell in done:
+            if cell.learning_rate == rate:
+                folder = CellFolder.of(self.folder, cell).path
+                runs.append(Run.scored(read_predictions(folder / f"{references.split}.jsonl", references), references))
+                split = "test" if "test" in references.counts else references.split
+                answers = [answer for _, answer in read_lines(folder / f"{split}.jsonl")]
+                write_predictions(predictions / f"{cell.seed or 0}.jsonl", answers)
+        grid = [
+            [c.learning_rate, c.seed, contents["scores"].get("validation", {}).get(metric)]
+            for c, contents in done.items()
+        ]
+        return Result(runs, rate, [] if rate is None else grid, [_curve(contents) for contents in done.values()])
+
+
+def _curve(cell: dict[str, Any]) -> dict[str, Any]:
+    return {key: cell[key] for key in ("learning_rate", "seed", "loss", "validation")}
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
