@@ -3,12 +3,15 @@
 import html
 import json
 import math
+import re
 from collections.abc import Iterable
 from importlib import resources
 from typing import Any
 
 
 VOID = {"br", "meta", "link"}
+# Half of a surrogate pair, which UTF-8 cannot hold, and control characters, which HTML forbids.
+UNSPEAKABLE = re.compile("[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 SHAPES = {"line", "circle", "path", "use"}  # of SVG, where a slash closes an element
 
 
@@ -85,9 +88,4 @@ def finite(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """Characters that UTF-8 cannot hold (half of a surrogate pair) or HTML forbids (most controls) become U+FFFD."""
-    allowed = "\t\n\r"
-    return "".join(
-        "\ufffd" if "\ud800" <= c <= "\udfff" or (c < " " and c not in allowed) or "\x7f" <= c <= "\x9f" else c
-        for c in str(value)
-    )
+    return UNSPEAKABLE.sub("\ufffd", str(value))

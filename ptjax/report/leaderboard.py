@@ -210,8 +210,8 @@ def method(board: Board) -> Html:
         (
             "Rank, lead, inside the noise",
             "The lead is the paired difference to the next submission on the same resampled examples, with its "
-            "interval and p-value. Where it cannot be told from zero it is inside the noise: the two tie and share the better "
-            "rank (1=).",
+            "interval and p-value. Where it cannot be told from zero it is inside the noise: the two tie and share the "
+            "better rank (1=).",
         ),
         (
             "± on a task",

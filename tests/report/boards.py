@@ -42,8 +42,8 @@ def board(submissions: int = 6, tasks: int = 6, seeds: int = 3, incomplete: bool
         lacking = [chosen[-1][0]] if incomplete and submissions > 2 and k == submissions - 1 and tasks > 1 else []
         results = {task[0]: _result(task, base[task[0]] + skill, seeds) for task in chosen if task[0] not in lacking}
         means = [r["mean"] for r in results.values()]
-        mean = sum(means) / len(means)
-        half = 0.009 / math.sqrt(tasks) * 2
+        mean = sum(means) / max(len(means), 1)
+        half = 0.018 / math.sqrt(max(tasks, 1))
         handed_in = name == "majority"
         ranked.append(
             {
@@ -109,7 +109,7 @@ def board(submissions: int = 6, tasks: int = 6, seeds: int = 3, incomplete: bool
             }
             for seed in range(failed)
         ]
-        if ranked
+        if ranked and chosen
         else [],
     }
 
