@@ -3,12 +3,14 @@
 import gzip
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import ptjax.data.examples
 from ptjax.config import UserError, from_json, override, to_json
 from ptjax.data.examples import (
     ConllExamples,
@@ -524,3 +526,12 @@ def test_published_data():
     }
     pairs = JsonExamples(test=str(DATA / "blimp/*.jsonl")).read("test")
     assert len(pairs) == 10_200 and len({x["group"] for x in pairs}) == 34
+
+
+def test_the_page_shows_what_there_is():
+    page = (Path(__file__).parents[2] / "docs/tasks.md").read_text()
+    section = page.partition("\n## Data of your own\n")[2].partition("\n## ")[0]
+    lines = [line for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL) for line in block.splitlines()]
+    built = {type(eval(line)).__name__ for line in lines}
+    names = {"TableExamples", "JsonExamples", "ConllExamples", "ConlluExamples", "SquadExamples", "TfdsExamples"}
+    assert built == names and names <= set(ptjax.data.examples.__all__)
