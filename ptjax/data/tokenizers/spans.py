@@ -1,5 +1,6 @@
 """Where pieces stand in the text that they were made of. Spans are [start, stop), in characters (code points)."""
 
+import collections
 import itertools
 import re
 import unicodedata
@@ -77,13 +78,15 @@ def normalised_spans(stretches: Sequence[tuple[int, int]], places: Sequence[int]
 
 def tidied(text: str, spans: np.ndarray, blank: Sequence[bool]) -> np.ndarray:
     """The spans of `Tokenizer.encode_offsets`, from those that a library gives. blank: of pieces that are but space."""
-    tidy = []
+    tidy: list[list[int]] = []
     for (start, stop), is_blank in zip(spans.tolist(), blank):
         said = text[start:stop]
         inner = said.strip()
         if not inner:
             tidy.append([start, stop])
-        elif is_blank and inner.strip(SPACE):  # the space that tokenizers put before a text, and no sign that looks so
+        # The space that tokenizers put before a text: neither the sign that looks so, nor part of a character that
+        # becomes several words.
+        elif is_blank and inner.strip(SPACE) and not (tidy and tidy[-1][1] > start):
             tidy.append([start, start])
         else:
             start += len(said) - len(said.lstrip())
@@ -91,29 +94,28 @@ def tidied(text: str, spans: np.ndarray, blank: Sequence[bool]) -> np.ndarray:
     covered = np.zeros(len(text) + 1, bool)
     for start, stop in tidy:
         covered[start:stop] = True
-    open_ = [not (covered[i] or c.isspace()) for i, c in enumerate(text)] + [False]
-    if any(open_):
-        _close(tidy, open_)
+    left_out = [not (covered[i] or c.isspace()) for i, c in enumerate(text)] + [False]
+    if any(left_out):
+        _adopt(left_out, [span for span in tidy if text[span[0] : span[1]].strip()])
+        for (_, stop), span in itertools.pairwise(tidy):
+            if span[0] == span[1] < stop:
+                span[:] = stop, stop
+        for (start, _), span in itertools.pairwise(tidy[::-1]):
+            if span[0] == span[1] > start:
+                span[:] = start, start
     return np.array(tidy, np.int32).reshape(-1, 2)
 
 
-def _close(spans: list[list[int]], open_: list[bool]) -> None:
-    """Gives what normalising left out (open_) to the pieces that end before it, else to those that begin behind it."""
-    ends: dict[int, list[list[int]]] = {}
-    begins: dict[int, list[list[int]]] = {}
+def _adopt(left_out: Sequence[bool], spans: Sequence[list[int]]) -> None:
+    """Gives each run of characters that normalising left out to the pieces that end before it, else to those that begin
+    behind it. Changes spans."""
+    ends, begins = collections.defaultdict(list), collections.defaultdict(list)
     for span in spans:
-        ends.setdefault(span[1], []).append(span)
-        begins.setdefault(span[0], []).append(span)
-    start = 0
-    while start < len(open_):
-        stop = start
-        while open_[stop]:
-            stop += 1
-        if stop > start:
-            if start in ends:
-                for span in ends[start]:
-                    span[1] = stop
-            else:
-                for span in begins.get(stop, []):
-                    span[0] = start
-        start = stop + 1
+        ends[span[1]].append(span)
+        begins[span[0]].append(span)
+    edges = [place for place, (before, now) in enumerate(itertools.pairwise([False, *left_out])) if before != now]
+    for start, stop in zip(edges[::2], edges[1::2]):
+        for span in ends[start]:
+            span[1] = stop
+        for span in begins[stop] if not ends[start] else ():
+            span[0] = start
