@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fixtures.make_squad_answers import PIECES
-from tests.metrics.same import from_sums, repeated, samples
 
 from ptjax.metrics import AnswerF1, ExactMatch
+from tests.fixtures.make_squad_answers import PIECES
+from tests.metrics.same import from_sums, repeated, samples
 
 FROZEN = json.loads((Path(__file__).parents[1] / "fixtures" / "squad_answers.json").read_text())
 METRICS = [ExactMatch(), AnswerF1()]

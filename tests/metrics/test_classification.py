@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-from tests.metrics.same import from_sums, repeated, samples
 
 from ptjax.metrics import MCC, Accuracy, MacroF1
+from tests.metrics.same import from_sums, repeated, samples
 
 LABELS = ("no", "yes", "", "Zürich", "東京", "no ")
 LIBRARY = {

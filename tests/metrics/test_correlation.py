@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
-from tests.metrics.same import from_sums, repeated, samples
 
 from ptjax.metrics import Pearson, Spearman
+from tests.metrics.same import from_sums, repeated, samples
 
 LIBRARY = {"pearson": pearsonr, "spearman": spearmanr}
 METRICS = [Pearson(), Spearman()]

@@ -5,9 +5,9 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.metrics.same import from_sums, repeated, samples
 
 from ptjax.metrics import GroupAccuracy, PairAccuracy
+from tests.metrics.same import from_sums, repeated, samples
 
 score = st.sampled_from([-3.0, -1.0, 0.0, -math.inf]) | st.floats(-100, 0)
 

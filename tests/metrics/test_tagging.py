@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
-from tests.metrics.same import from_sums, repeated, samples
 
 from ptjax.metrics import SpanF1, SpanPrecision, SpanRecall, TokenAccuracy
+from tests.metrics.same import from_sums, repeated, samples
 
 SPANS = {"span_f1": f1_score, "span_precision": precision_score, "span_recall": recall_score}
 METRICS = [SpanF1(), SpanPrecision(), SpanRecall(), TokenAccuracy()]
