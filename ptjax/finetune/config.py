@@ -20,7 +20,7 @@ class Recipe(Config):
 
     learning_rates: tuple[float, ...] = chz.field(default=(5e-5,), doc="peak rates, of which the validation chooses")
     seeds: tuple[int, ...] = chz.field(default=(0,), doc="runs of each rate")
-    epochs: float = chz.field(default=3.0, doc="passes over the training examples")
+    epochs: float = chz.field(default=3.0, doc="passes over the training examples, of tasks that do not say themselves")
     batch_size: int = chz.field(default=32, doc="rows a step")
     optimizer: Optimizer = chz.field(
         default_factory=lambda: AdamW(schedule=Linear(warmup=0.1), weight_decay=0.01),
@@ -50,9 +50,9 @@ class Recipe(Config):
             if value is not None and value < 1:
                 raise ValueError(f"recipe.{name}={value}: at least 1")
 
-    def steps(self, rows: int) -> int:
+    def steps(self, task: Task, rows: int) -> int:
         """Updates of a run over so many rows an epoch."""
-        return max(math.ceil(self.epochs * rows / self.batch_size), 1)
+        return max(math.ceil((task.epochs or self.epochs) * rows / self.batch_size), 1)
 
     def evaluation_steps(self, steps: int) -> list[int]:
         """After which steps a run of so many validates; the last is always one."""

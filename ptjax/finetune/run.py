@@ -151,7 +151,7 @@ class Grid(Runs):
             raise UserError(f"task {self.task.name}: its validation examples have no labels, and nothing else selects")
         self.splits["train"] = train
         self.encoded = {split: self.task.encode(examples, tokenizer) for split, examples in self.splits.items()}
-        self.steps = self.config.recipe.steps(len(self.encoded["train"]))
+        self.steps = self.config.recipe.steps(self.task, len(self.encoded["train"]))
         self.tuners: dict[int, Tuner] = {}
 
     def _wanted_splits(self):

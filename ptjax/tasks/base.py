@@ -32,6 +32,7 @@ class Task(Objective):
     length: int = chz.field(default=128, doc="tokens of the longest row")
     metric: str = chz.field(doc="the headline: what is selected by and ranked by")
     limit: int | None = chz.field(default=None, doc="at most so many training examples; None: all")
+    epochs: float | None = chz.field(default=None, doc="passes over the training examples; None: the recipe's")
     tuning: Tuning = chz.field(
         default_factory=Full, meta_factory=chz.factories.subclass(Tuning, Full), doc="what learns: Full, Probe or LoRA"
     )
@@ -46,6 +47,8 @@ class Task(Objective):
             raise ValueError(f"task.name={self.name!r}: letters, digits, - and _")
         if self.length < 1 or (self.limit is not None and self.limit < 1):
             raise ValueError("task.length and task.limit must be at least 1")
+        if self.epochs is not None and self.epochs <= 0:
+            raise ValueError(f"task.epochs must be above 0, not {self.epochs}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"task.dropout must be in [0, 1), not {self.dropout}")
         known = [metric.name for metric in self.metrics()]
@@ -105,6 +108,10 @@ class Task(Objective):
         """(predictions, references), as metrics take them."""
         given: Mapping[str, Any] = {answer["id"]: answer["prediction"] for answer in answers}
         return [given[x["id"]] for x in examples], [self.reference(x) for x in examples]
+
+    @property
+    def needs(self):
+        return frozenset({"text", "pairs"})
 
     # On the device. Batches are those of `Encoded`: index, tokens, size, and what `encode` adds.
 

@@ -1,0 +1,1 @@
+"""Suites of tasks, for `experiments.leaderboard`."""
