@@ -88,6 +88,8 @@ def _check_tags(predictions: Sequence[Tags], references: Sequence[Tags]) -> None
     for number, (found, gold) in enumerate(zip(predictions, references)):
         if len(found) != len(gold):
             raise ValueError(f"sentence {number}: {len(found)} tags are predicted for {len(gold)} words")
+        if not all(found) or not all(gold):
+            raise ValueError(f"sentence {number}: a tag is empty")
 
 
 def _spans(sentences: Sequence[Tags]) -> set[tuple[str, int, int]]:

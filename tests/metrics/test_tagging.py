@@ -69,9 +69,11 @@ def test_without_spans_or_words_it_is_0(metric):
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_names_the_sentence_of_another_length(metric):
+def test_names_the_sentence_that_cannot_be_measured(metric):
     for used in (metric, metric.statistics):
         with pytest.raises(ValueError, match="sentence 1: 1 tags are predicted for 2 words"):
             used([["O"], ["O"]], [["O"], ["O", "O"]])
         with pytest.raises(ValueError, match="1 predictions for 2 references"):
             used([["O"]], [["O"], ["O"]])
+        with pytest.raises(ValueError, match="sentence 0: a tag is empty"):
+            used([[""]], [["O"]])
