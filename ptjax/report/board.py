@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ptjax.report.figures import number
-from ptjax.report.svg import Series
+from ptjax.report.series import Series
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from ptjax.report.board import Board, Result, sequence
 from ptjax.report.figures import rate
 from ptjax.report.html import Html, element
-from ptjax.report.standings import legend
+from ptjax.report.series import legend
 from ptjax.report.svg import Line, chart, thin
 
 POINTS = 12_000  # of all curves of a page: 10 submissions on 10 tasks with 3 seeds stay below 300 kB
@@ -28,7 +28,7 @@ def training(board: Board) -> Html | None:
                 lines = [[(step, unit * value) for step, value in line] for line in lines if line]
                 if lines:
                     shown.append(Line(s.series, lines))
-                    seen[s.series.index] = s
+                    seen[s.series.index] = s.series
             if shown:
                 picture = chart(shown, f"{task.name}: {words} over steps")
                 charts.append(element("figure", element("figcaption", words), picture))
@@ -40,7 +40,7 @@ def training(board: Board) -> Html | None:
         "Of the selected learning rate, a line a seed, over optimizer steps; where there are more points than can be "
         "seen, each is the mean of its neighbours. Each chart has its own axes."
     )
-    keys = legend(board, [seen[k] for k in sorted(seen)])
+    keys = legend([seen[k] for k in sorted(seen)])
     return element("div", element("p", note, class_="note"), keys, element("div", *panels, class_="panels pairs"))
 
 
@@ -66,7 +66,7 @@ def learning_rates(board: Board) -> Html | None:
             dots = [(math.log10(k), v) for k, values in by_rate.items() for v in values if len(values) > 1]
             at = math.log10(result.learning_rate) if result.learning_rate in by_rate else None
             lines.append(Line(s.series, [sorted(means.items())], dots, None if at is None else (at, means[at])))
-            seen[s.series.index] = s
+            seen[s.series.index] = s.series
         if len(rates) > 1:
             ticks = [(math.log10(k), rate(k)) for k in sorted(rates)]
             picture = chart(lines, f"{task.name}: validation {task.metric} over learning rates", ticks)
@@ -81,7 +81,7 @@ def learning_rates(board: Board) -> Html | None:
     note = (
         "Validation, in points, over the learning rates tried: means, seeds as dots, a ring around the selected rate."
     )
-    keys = legend(board, [seen[k] for k in sorted(seen)])
+    keys = legend([seen[k] for k in sorted(seen)])
     return element("div", element("p", note, class_="note"), keys, element("div", *panels, class_="panels"))
 
 
@@ -97,7 +97,7 @@ def pretraining(board: Board) -> Html | None:
     panels = []
     for objective, found in by_objective.items():
         picture = chart([Line(s.series, [line]) for s, line in found], f"{objective}: validation loss over steps")
-        keys = legend(board, [s for s, _ in found])
+        keys = legend([s.series for s, _ in found])
         panels.append(element("article", element("h3", objective), keys, picture, class_="panel"))
     note = "Validation loss over steps. One chart an objective, because losses of different objectives do not compare."
     return element("div", element("p", note, class_="note"), element("div", *panels, class_="panels"))

@@ -10,8 +10,9 @@ from typing import Any
 
 
 VOID = {"br", "meta", "link"}
-# Half of a surrogate pair, which UTF-8 cannot hold, and control characters, which HTML forbids.
-UNSPEAKABLE = re.compile("[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# Half of a surrogate pair, which UTF-8 cannot hold; control characters, which HTML forbids; what turns the direction of
+# the text after it.
+UNSPEAKABLE = re.compile("[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 SHAPES = {"line", "circle", "path", "use"}  # of SVG, where a slash closes an element
 
 

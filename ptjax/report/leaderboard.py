@@ -204,14 +204,19 @@ def method(board: Board) -> Html:
         ),
         (
             "Interval",
-            f"{board.percent} of {resamples} bootstrap resamples, over seeds and over examples together: what would "
-            "happen with other examples of the same kind and other seeds, not on another task.",
+            f"{board.percent} of {resamples} bootstrap resamples, over examples and seeds together: what would happen "
+            "with other examples of the same kind and other seeds, not on another task. Where there is one seed it is "
+            "over examples alone, and too narrow.",
         ),
         (
-            "Rank, lead, inside the noise",
-            "The lead is the paired difference to the next submission on the same resampled examples, with its "
-            "interval and p-value. Where it cannot be told from zero it is inside the noise: the two tie and share the "
-            "better rank (1=).",
+            "Lead, inside the noise",
+            "The lead is the paired difference to the next submission, on the same resampled examples, with its "
+            "interval and p-value. It is inside the noise where its interval holds 0.",
+        ),
+        (
+            "Rank",
+            "A submission shares the rank of those above it (1=) while it can be told neither from the next better one "
+            "nor from the best of them.",
         ),
         (
             "± on a task",

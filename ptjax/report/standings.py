@@ -4,7 +4,7 @@ from ptjax.report.board import Board, Lead, Submission
 from ptjax.report.figures import NONE, count, duration, points, probability
 from ptjax.report.html import Html, element
 from ptjax.report.scale import Scale
-from ptjax.report.svg import COLORS, track
+from ptjax.report.svg import track
 from ptjax.report.table import Cell, Column, table
 
 NOISE = "inside the noise"
@@ -42,10 +42,8 @@ def standings(board: Board) -> Html:
             cells.append(Cell(figures, r.mean, "task best" if r.mean == best[task.name] else "task"))
         cells += [Cell(count(s.cost.get(key)), s.cost.get(key)) for key in ("parameters", "flops", "tokens")]
         cells.append(Cell(duration(s.cost.get("seconds")), s.cost.get("seconds")))
-        attributes = s.series.attributes
-        if not s.complete:
-            attributes = {**attributes, "class_": f"{attributes['class_']} incomplete"}
-        rows.append((attributes, cells))
+        kind = s.series.color if s.complete else f"{s.series.color} incomplete"
+        rows.append((s.series.attributes | {"class_": kind}, cells))
     note = f"Points of 100. Score and lead with {board.percent} intervals; tasks with their spread over seeds."
     return element("div", element("p", note, class_="note"), table("Standings", columns, rows, "standings"))
 
@@ -61,17 +59,6 @@ def lead_words(lead: Lead) -> str:
     interval = "" if d.low is None or d.high is None else f" [{points(d.low, True)}, {points(d.high, True)}]"
     words = f"{points(d.mean)}{interval} ahead of {lead.name}"
     return f"{words}: {NOISE}" if lead.tie else words
-
-
-def legend(board: Board, submissions: list[Submission]) -> Html:
-    """Colours and names, the best first; pointing at one picks it out of the charts."""
-    keys = [element("li", s.series.key()) for s in submissions]
-    note = None
-    if any(s.series.index >= COLORS for s in submissions):
-        note = element(
-            "p", f"Colour for the first {COLORS}; the others are grey. Point at a name or a line.", class_="note"
-        )
-    return element("div", element("ul", *keys, class_="legend"), note)
 
 
 def _incomplete(submission: Submission) -> str | None:

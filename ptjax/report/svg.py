@@ -6,31 +6,11 @@ from dataclasses import dataclass
 from ptjax.report.figures import number
 from ptjax.report.html import Html, element
 from ptjax.report.scale import Scale
+from ptjax.report.series import Series
 
-COLORS = 7  # of Okabe and Ito's; series beyond them are grey, and named when pointed at
 # A chart's own units are half pixels, so that whole numbers are fine enough for its lines: that halves a page.
 WIDTH, HEIGHT = 680, 360
 LEFT, RIGHT, TOP, BOTTOM = 76, 20, 20, 48
-
-
-@dataclass(frozen=True)
-class Series:
-    """What one colour stands for, the same on the whole page."""
-
-    index: int
-    name: str
-
-    @property
-    def attributes(self) -> dict[str, object]:
-        """class and data-s, by which the script finds all that belongs to the series."""
-        return {"class_": f"c{min(self.index, COLORS)}", "data_s": self.index}
-
-    def key(self) -> Html:
-        """Its swatch and its name."""
-        return element("span", element("i", class_="swatch"), element("span", self.name, class_="name"), **self.label())
-
-    def label(self) -> dict[str, object]:
-        return {**self.attributes, "class_": f"key {self.attributes['class_']}", "title": self.name}
 
 
 @dataclass(frozen=True)
