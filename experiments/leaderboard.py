@@ -10,7 +10,7 @@ workdir. --slurm=PARTITION,NAME=VALUE,... runs them as jobs; names are those of 
 
 import functools
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -38,12 +38,17 @@ def main(command: cli.Command) -> None:
     flags = command.flags
     if flags.jobs is not None and flags.jobs < 1:
         raise UserError(f"--jobs={flags.jobs}: at least 1")
+    if flags.slurm is None:
+        start = functools.partial(run_here, count=flags.jobs or 1)
+    else:
+        settings = slurm_settings(flags.slurm, flags.jobs)
+        start = functools.partial(run_on_slurm, settings=settings, folder=command.workdir / ".slurm")
     jax.config.update("jax_platforms", "cpu")  # of this process alone: what runs has the devices
     submissions = [Submission.parse(text) for text in flags.submission]
     board = Leaderboard.open(command.config, command.workdir, submissions)
     left = [] if flags.report_only else [unit for unit in board.units if not unit.is_done()]
     if left:
-        run(left, flags, command.workdir)
+        run(left, start)
     report = board.report()
     show.leaderboard(report)
     print(f"\nranking  {command.workdir / JSON}\npage     {command.workdir / PAGE}")
@@ -51,8 +56,8 @@ def main(command: cli.Command) -> None:
         raise UserError(f"{len(report['failed'])} run(s) failed, as the page tells; the same command tries them again")
 
 
-def run(units: list[Unit], flags, workdir: Path) -> None:
-    """Runs them to their ends, good or bad."""
+def run(units: list[Unit], start: Callable[..., None]) -> None:
+    """Runs them to their ends, good or bad. start: `run_here` or `run_on_slurm`, with its settings."""
     by_name = {unit.name: unit for unit in units}
     jobs = [unit.job(FINETUNE) for unit in units]
     columns = (TextColumn("fine-tuning"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
@@ -67,18 +72,12 @@ def run(units: list[Unit], flags, workdir: Path) -> None:
             by_name[job.name].ended(problem)
             bar.console.print(f"{job.name}  {'done' if problem is None else f'failed: {problem}'}", markup=False)
 
-        if flags.slurm is None:
-            start = functools.partial(run_here, count=flags.jobs or 1)
-        else:
-            settings = slurm_settings(flags.slurm)
-            if flags.jobs:
-                settings["slurm_array_parallelism"] = flags.jobs
-            start = functools.partial(run_on_slurm, settings=settings, folder=workdir / ".slurm")
         start(jobs, ended=ended, watch=watch)
+        watch([])
 
 
-def slurm_settings(text: str) -> dict[str, str | int]:
-    """Of PARTITION,NAME=VALUE,..."""
+def slurm_settings(text: str, jobs: int | None = None) -> dict[str, str | int]:
+    """Of PARTITION,NAME=VALUE,... jobs: how many at once."""
     partition, *rest = text.split(",")
     settings = {"slurm_partition": partition, "timeout_min": TIMEOUT_MIN, "name": "leaderboard"}
     for pair in rest:
@@ -88,7 +87,7 @@ def slurm_settings(text: str) -> dict[str, str | int]:
         settings[name] = int(value) if value.isdecimal() else value
     if not partition or "=" in partition:
         raise UserError(f"--slurm={text}: the partition comes first")
-    return settings
+    return settings if jobs is None else settings | {"slurm_array_parallelism": jobs}
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def run_here(jobs: Sequence[Job], count: int, ended: Ended, watch: Watch = lambd
                         del running[job]
                         ended(job, job.problem(process.returncode))
                 watch(list(running))
-                time.sleep(0.05)
+                time.sleep(0.1)
         finally:
             _end(list(running.values()))
 

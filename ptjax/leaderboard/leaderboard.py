@@ -46,7 +46,7 @@ class Leaderboard:
         another suite.
         """
         if other := _other_owner(workdir):
-            raise UserError(f"{workdir} is the workdir of {other}, not of a leaderboard: name another --workdir")
+            raise UserError(f"{workdir} holds {other}, not a leaderboard: name another --workdir")
         if twice := {s.name for s in submissions if [t.name for t in submissions].count(s.name) > 1}:
             raise UserError(f"two submissions are named {', '.join(sorted(twice))}")
         there = {path.parent.name: from_json(path.read_text(), Submission) for path in workdir.glob(f"*/{SUBMISSION}")}
@@ -134,7 +134,7 @@ def _other_owner(workdir: Path) -> str | None:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return "something else"
-    return None if owner == Suite.__name__ else f"a {owner}"
+    return None if owner == Suite.__name__ else f"another kind of run ({owner})"
 
 
 def _write(path: Path, config: Config) -> None:

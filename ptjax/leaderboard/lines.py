@@ -26,7 +26,7 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
             continue
         where = f"{path}:{number}"
         try:
-            record = json.loads(line, parse_constant=_refuse_constant, parse_float=_finite)
+            record = json.loads(line, parse_constant=_finite, parse_float=_finite, parse_int=_integer)
         except _NotFinite as error:
             raise UserError(f"{where}: {error} is not a finite number") from None
         except (ValueError, RecursionError):
@@ -50,12 +50,13 @@ class _NotFinite(Exception):
     pass
 
 
-def _refuse_constant(name: str):
-    raise _NotFinite(name)
-
-
 def _finite(text: str) -> float:
     value = float(text)
-    if not math.isfinite(value):  # 1e999
-        raise _NotFinite(text)
+    if not math.isfinite(value):  # NaN, Infinity, 1e999
+        raise _NotFinite(text[:60])
     return value
+
+
+def _integer(text: str) -> int:
+    _finite(text)
+    return int(text)

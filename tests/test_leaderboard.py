@@ -1,0 +1,420 @@
+"""Leaderboards: who is ranked where, and what happens to runs that crash, stop or change.
+
+Nothing is trained here but in the last test: a script stands in for fine-tuning.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import leaderboard as leaderboard_main
+from ptjax.config import UserError, from_json, override, to_json
+from ptjax.data.examples import JsonExamples
+from ptjax.finetune import Recipe
+from ptjax.leaderboard import Suite
+from ptjax.leaderboard.board import rank
+from ptjax.leaderboard.entry import Entry, Result, Run
+from ptjax.leaderboard.leaderboard import Leaderboard
+from ptjax.leaderboard.references import References
+from ptjax.leaderboard.submission import Submission
+from ptjax.tasks import SequenceClassification
+from tests.small import call
+
+ROOT = Path(__file__).parents[1]
+FAKE = (sys.executable, "-S", str(ROOT / "tests" / "fake_finetune.py"))
+COUNT = 60  # examples of a split
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for task in ("tone", "topic"):
+        for split in ("train", "validation", "test"):
+            lines = [{"id": f"{task}-{split}-{i}", "text": f"text {i}", "label": "good"} for i in range(COUNT)]
+            for line in lines[1::3]:
+                line["label"] = "bad"
+            write(folder / f"{task}-{split}.jsonl", lines)
+    return folder
+
+
+def write(path: Path, lines: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def classification(data: Path, name: str) -> SequenceClassification:
+    files = {split: str(data / f"{name}-{split}.jsonl") for split in ("train", "validation", "test")}
+    return SequenceClassification(name=name, examples=JsonExamples(**files), length=32)
+
+
+def suite(data: Path, **changes) -> Suite:
+    settings = dict(
+        name="small",
+        tasks=(classification(data, "tone"), classification(data, "topic")),
+        recipe=Recipe(seeds=(0, 1)),
+        resamples=200,
+    )
+    return Suite(**(settings | changes))
+
+
+def model(folder: Path, **rule) -> Path:
+    """What the stand-in begins from."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text('{"model_type": "fake", "hidden_size": %d}' % len(folder.name))
+    (folder / "rule.json").write_text(json.dumps(rule))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, data, monkeypatch):
+    """run(suite, 'NAME=DIR', ...) -> (exit code, leaderboard.json), as from a shell."""
+    monkeypatch.setattr(leaderboard_main, "FINETUNE", FAKE)
+    monkeypatch.setattr(leaderboard_main.jax.config, "update", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    workdir = tmp_path / "board"
+
+    def run(config: Suite, *arguments: str) -> tuple[int, dict]:
+        (tmp_path / "suite.json").write_text(to_json(config))
+        text = "from pathlib import Path\nfrom ptjax.config import from_json\n"
+        (tmp_path / "suite_config.py").write_text(
+            text + "def get_config():\n    return from_json(Path('suite.json').read_text())\n"
+        )
+        submissions = [f"--submission={a}" if not a.startswith("--") and "=" in a else a for a in arguments]
+        code = call(
+            leaderboard_main,
+            "--config=suite_config.py",
+            f"--workdir={workdir}",
+            *submissions,
+            base=Suite,
+            uses_jax=False,
+        )
+        found = workdir / "leaderboard.json"
+        return code, json.loads(found.read_text()) if found.exists() else {}
+
+    run.workdir = workdir
+    return run
+
+
+def started(folder: Path) -> list[str]:
+    """Units that were run from a model."""
+    path = folder / "started.txt"
+    return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+# The suite.
+
+
+def test_a_suite_is_a_value_whose_tasks_are_changed_by_place(data):
+    config = suite(data)
+    changed = override(config, ["tasks.0.length=64", "tasks.1.limit=10", "recipe.epochs=1", "recipe.seeds=0,1,2"])
+    assert (changed.tasks[0].length, changed.tasks[1].limit, changed.recipe.epochs) == (64, 10, 1.0)
+    assert changed.tasks[1].length == 32
+    assert from_json(to_json(changed)) == changed
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"tasks": ()}, "at least one"),
+        ({"resamples": 0}, "at least 1"),
+        ({"confidence": 1.0}, "share in"),
+    ],
+)
+def test_a_suite_that_makes_no_sense_is_refused(data, changes, message):
+    with pytest.raises(Exception, match=message):
+        suite(data, **changes)
+
+
+def test_names_of_tasks_are_told_apart(data):
+    with pytest.raises(Exception, match="two are named tone"):
+        suite(data, tasks=(classification(data, "tone"), classification(data, "tone")))
+
+
+@pytest.mark.parametrize("text", ["mlm", "mlm=", "=runs/mlm", "a/b=runs", "-x=runs", "mlm=:fresh"])
+def test_submissions_that_cannot_be_read_are_refused(text):
+    with pytest.raises(UserError, match="submission"):
+        Submission.parse(text)
+
+
+def test_a_submission_is_written_in_a_word():
+    assert Submission.parse("a-1=runs/x=y:fresh") == Submission(name="a-1", path="runs/x=y", fresh=True)
+
+
+# The ranking.
+
+
+def ranking(data: Path, skills: dict[str, list[list[float]]], **changes) -> dict[str, dict]:
+    """Submissions of a ranking by name. skills: of each, for each task that it has, the share of right answers of each
+    of its runs; those who are better are right wherever the others are."""
+    config = suite(data, **changes)
+    references = {task.name: References.read(task) for task in config.tasks}
+    entries = []
+    for name, tasks in skills.items():
+        results = {}
+        for task, shares in zip(config.tasks, tasks):
+            examples, runs = references[task.name].examples, []
+            for share in shares:
+                labels = [x["label"] if i < share * COUNT else "neither" for i, x in enumerate(examples)]
+                answers = [{"id": x["id"], "prediction": label} for x, label in zip(examples, labels)]
+                runs.append(Run.scored(answers, references[task.name]))
+            if runs:
+                results[task.name] = Result(runs)
+        entries.append(Entry(name, results))
+    board = rank(config, references, entries)
+    json.dumps(board, allow_nan=False)
+    assert [s["name"] for s in board["submissions"]] == [
+        s["name"] for s in sorted(board["submissions"], key=lambda s: s["rank"])
+    ]
+    return {submission["name"]: submission for submission in board["submissions"]}
+
+
+def test_a_score_is_the_mean_over_tasks_of_the_mean_over_runs(data):
+    found = ranking(data, {"one": [[0.5, 0.7], [0.9]], "two": [[0.3], [0.3]]})
+    assert list(found) == ["one", "two"]
+    assert found["one"]["score"]["mean"] == pytest.approx((0.6 + 0.9) / 2)
+    tone = found["one"]["tasks"]["tone"]
+    assert tone["seeds"] == pytest.approx([0.5, 0.7])
+    assert tone["spread"] == pytest.approx(0.2 / 2**0.5)
+    assert tone["low"] < tone["mean"] < tone["high"]
+    assert tone["metrics"]["accuracy"] == pytest.approx(0.6)
+    assert found["one"]["tasks"]["topic"]["spread"] is None
+
+
+def test_what_is_inside_the_noise_shares_a_rank(data):
+    found = ranking(data, {"far": [[0.1], [0.1]], "b": [[0.9], [0.88]], "a": [[0.9], [0.9]], "same": [[0.9], [0.9]]})
+    assert {name: s["rank"] for name, s in found.items()} == {"a": 1, "same": 1, "b": 1, "far": 4}
+    assert found["a"]["versus_next"]["name"] == "same" and found["a"]["versus_next"]["tie"]
+    assert found["a"]["versus_next"]["difference"] == 0
+    assert not found["b"]["versus_next"]["tie"] and found["b"]["versus_next"]["p"] < 0.05
+    assert found["far"]["versus_next"] is None
+
+
+def test_a_chain_of_ties_carries_no_farther_than_the_noise(data):
+    """Each is close to the next, the last is far from the first."""
+    skills = {f"s{n}": [[1 - n / COUNT], [1 - n / COUNT]] for n in range(6)}
+    found = ranking(data, skills)
+    ranks = [submission["rank"] for submission in found.values()]
+    assert ranks[0] == ranks[1] == 1 and ranks[-1] > 1
+    assert all(s["versus_next"]["tie"] for s in found.values() if s["versus_next"])
+
+
+def test_who_lacks_a_task_has_no_score_and_stands_behind(data):
+    found = ranking(data, {"half": [[1.0], []], "whole": [[0.1], [0.1]], "none": [[], []]})
+    assert list(found) == ["whole", "half", "none"]
+    assert found["half"]["rank"] == found["none"]["rank"] == 2
+    assert found["half"]["score"] is None and found["half"]["missing"] == ["topic"] and not found["half"]["complete"]
+    assert found["half"]["tasks"]["tone"]["mean"] == 1.0
+    assert found["whole"]["versus_next"] is None
+
+
+def test_a_ranking_of_nothing_is_one(data):
+    assert ranking(data, {"none": [[], []]})["none"]["missing"] == ["tone", "topic"]
+
+
+def test_hidden_test_labels_leave_the_validation_split(data):
+    path = data / "tone-test.jsonl"
+    write(path, [{k: v for k, v in line.items() if k != "label"} for line in read(path)])
+    references = References.read(classification(data, "tone"))
+    assert references.split == "validation" and references.counts["test"] == COUNT
+    lines = read(path)
+    lines[3]["label"] = "good"
+    write(path, lines)
+    with pytest.raises(UserError, match="no label"):
+        References.read(classification(data, "tone"))
+
+
+# Runs.
+
+
+def test_submissions_are_fine_tuned_and_ranked(run, data, tmp_path, capsys):
+    models = f"good={model(tmp_path / 'm', skill=0.95)}", f"scratch={tmp_path / 'm'}:fresh"
+    code, board = run(suite(data), *models, "--jobs=2")
+    assert code == 0
+    out = capsys.readouterr().out
+    assert "good/tone" in out and "scratch" in out and "leaderboard.html" in out
+    good, scratch = board["submissions"]
+    assert (good["name"], good["rank"], scratch["rank"]) == ("good", 1, 2)
+    assert good["score"]["mean"] > scratch["score"]["mean"] + 0.2
+    assert len(good["tasks"]["tone"]["seeds"]) == 2 and len(good["tasks"]["tone"]["grid"]) == 2
+    assert good["tasks"]["tone"]["learning_rate"] == 5e-5
+    assert good["tasks"]["tone"]["curves"][0]["loss"] == [[1, 2.0], [2, 1.0]]
+    assert good["cost"] == {
+        "parameters": 1000,
+        "learning_parameters": 10,
+        "flops": 4e6,
+        "tokens": 400,
+        "seconds": pytest.approx(6.0),
+    }
+    assert ["fresh", "True", "False"] in scratch["difference"] and good["difference"] == []
+    assert board["suite"]["tasks"][0] | {"kind": None} == {
+        "name": "tone",
+        "kind": None,
+        "metric": "accuracy",
+        "split": "test",
+        "examples": {"train": COUNT, "validation": COUNT, "test": COUNT},
+    }
+    assert board["failed"] == []
+    page = (run.workdir / "leaderboard.html").read_text()
+    assert "scratch" in page and "<html" in page
+    handed = read(run.workdir / "good" / "predictions" / "tone" / "1.jsonl")
+    assert [set(line) for line in handed] == [{"id", "prediction"}] * COUNT
+    assert handed[0]["id"] == "tone-test-0"
+
+
+def test_what_is_done_is_not_run_again_and_a_board_grows(run, data, tmp_path):
+    a, b = model(tmp_path / "a", skill=0.9), model(tmp_path / "b", skill=0.8)
+    run(suite(data), f"a={a}")
+    assert len(started(a)) == 2
+    shutil.rmtree(run.workdir / "a" / "topic" / "cells" / "lr5e-05-seed1")
+    code, board = run(suite(data), f"b={b}")
+    assert code == 0 and started(a)[2:] == ["a/topic"] and len(started(b)) == 2
+    assert [s["name"] for s in board["submissions"]] == ["a", "b"]
+    run(suite(data))
+    assert len(started(a)) == 3 and len(started(b)) == 2
+    code, board = run(suite(data, recipe=Recipe(seeds=(0, 1, 2))))
+    assert len(started(a)) == 5 and len(board["submissions"][0]["tasks"]["tone"]["seeds"]) == 3
+
+
+def test_the_rate_is_the_one_that_validates_best(run, data, tmp_path):
+    rates = (1e-5, 1e-4)
+    code, board = run(suite(data, recipe=Recipe(learning_rates=rates)), f"a={model(tmp_path / 'a', skill=0.9)}")
+    [a] = board["submissions"]
+    assert a["tasks"]["tone"]["learning_rate"] == 1e-4
+    assert [row[:2] for row in a["tasks"]["tone"]["grid"]] == [[1e-5, 0], [1e-4, 0]]
+
+
+def test_other_values_in_a_workdir_with_results_are_refused_by_name(run, data, tmp_path, capsys):
+    a = f"a={model(tmp_path / 'a')}"
+    run(suite(data), a)
+    code, _ = run(suite(data, recipe=Recipe(seeds=(0, 1), epochs=7.0)), a)
+    assert code == 2
+    assert "recipe.epochs: 3.0 there, 7.0 here" in capsys.readouterr().err
+    code, _ = run(suite(data), f"a={model(tmp_path / 'other')}")
+    assert code == 2 and "init_from" in capsys.readouterr().err
+    assert run(suite(data, resamples=300, confidence=0.9))[0] == 0  # which decide nothing of a run
+
+
+def test_a_crash_is_told_and_stops_nothing_else(run, data, tmp_path, capsys):
+    arguments = f"ok={model(tmp_path / 'ok')}", f"sick={model(tmp_path / 'sick', crash=[1])}"
+    arguments += (f"dead={model(tmp_path / 'dead', die=3)}",)
+    code, board = run(suite(data), *arguments)
+    assert code == 2 and "4 run(s) failed" in capsys.readouterr().err
+    by_name = {s["name"]: s for s in board["submissions"]}
+    assert by_name["ok"]["complete"] and len(by_name["sick"]["tasks"]["tone"]["seeds"]) == 1
+    assert not by_name["dead"]["complete"] and by_name["dead"]["missing"] == ["tone", "topic"]
+    failed = {(f["submission"], f["task"], f["cell"]): f["error"] for f in board["failed"]}
+    assert set(failed) == {
+        ("sick", "tone", "lr5e-05-seed1"),
+        ("sick", "topic", "lr5e-05-seed1"),
+        ("dead", "tone", None),
+        ("dead", "topic", None),
+    }
+    assert "seed 1 diverged" in failed["sick", "tone", "lr5e-05-seed1"]
+    assert "it ends at once" in failed["dead", "tone", None]
+    _, again = run(suite(data), "--report-only")
+    assert again["failed"] == board["failed"]
+    model(tmp_path / "dead"), model(tmp_path / "sick")
+    code, board = run(suite(data))
+    assert code == 0 and board["failed"] == [] and len(started(tmp_path / "ok")) == 2
+
+
+def test_damaged_results_of_one_do_not_hide_the_others(run, data, tmp_path):
+    run(suite(data), f"a={model(tmp_path / 'a')}", f"b={model(tmp_path / 'b')}")
+    path = run.workdir / "a" / "tone" / "cells" / "lr5e-05-seed0" / "test.jsonl"
+    path.write_text(path.read_text()[:-20])
+    code, board = run(suite(data), "--report-only")
+    assert code == 2 and [s["name"] for s in board["submissions"]] == ["b", "a"]
+    assert board["submissions"][1]["missing"] == ["tone"] and "cut off" in board["failed"][0]["error"]
+
+
+def test_predictions_take_part_and_wrong_ones_are_told(run, data, tmp_path):
+    for task in ("tone", "topic"):
+        lines = [{"id": x["id"], "prediction": x["label"]} for x in read(data / f"{task}-test.jsonl")]
+        write(tmp_path / "team" / f"{task}.jsonl", lines)
+        write(tmp_path / "late" / f"{task}.jsonl", lines[1:])
+    code, board = run(suite(data), f"a={model(tmp_path / 'a', skill=0.5)}", f"team={tmp_path / 'team'}")
+    team = board["submissions"][0]
+    assert code == 0 and team["name"] == "team" and team["score"]["mean"] == 1.0 and team["cost"] is None
+    assert team["pretraining"] is None and team["config"] == {"path": str(tmp_path / "team")}
+    code, board = run(suite(data), f"late={tmp_path / 'late'}")
+    assert code == 2 and board["submissions"][-1]["name"] == "late"
+    assert "1 of 60 examples have no prediction, as 'tone-test-0'" in board["failed"][0]["error"]
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("a=nowhere", "there is no folder nowhere"),
+        ("a=data:fresh", "no body"),
+        ("--jobs=0", "at least 1"),
+        ("--slurm=,x=1", "the partition comes first"),
+        ("--slurm=gpu,hours", "NAME=VALUE"),
+        ("--report-only", "nothing has been submitted"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(run, data, argument, message, capsys, tmp_path):
+    arguments = [argument]
+    if argument.startswith("--slurm"):
+        arguments.append(f"a={model(tmp_path / 'a')}")
+    code, _ = run(suite(data), *arguments)
+    assert code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_workdir_of_another_run_is_left_alone(run, data, tmp_path, capsys):
+    run.workdir.mkdir()
+    (run.workdir / "config.json").write_text('{"": "ptjax.train:Experiment"}')
+    code, _ = run(suite(data), f"a={model(tmp_path / 'a')}")
+    assert code == 2 and "another kind of run (Experiment)" in capsys.readouterr().err
+    assert not (run.workdir / "a").exists()
+
+
+def test_a_runner_that_is_killed_goes_on_where_it_was(data, tmp_path):
+    """After SIGKILL the same call runs only what was not done."""
+    slow = model(tmp_path / "slow", wait=0.6)
+    config = suite(data)
+    script = tmp_path / "runner.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom ptjax.jobs import Job, run_here\n"
+        "command, *names = sys.argv[1:]\n"
+        "jobs = [Job(name, (*eval(command), f'--workdir={name}'), Path(name) / 'log.txt') for name in names]\n"
+        "run_here(jobs, 1, lambda *_: None)\n"
+    )
+    board = Leaderboard.open(config, tmp_path / "board", [Submission(name="slow", path=str(slow))])
+    folders = [str(unit.folder) for unit in board.units]
+    runner = subprocess.Popen(
+        [sys.executable, script, repr(FAKE), *folders], env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    first = board.units[0].folder / "cells" / "lr5e-05-seed0" / "cell.json"
+    while not first.exists():
+        time.sleep(0.02)
+    runner.kill()
+    runner.wait()
+    pid = int((slow / "started.txt").read_text().split()[1])
+    os.kill(pid, signal.SIGKILL)
+    kept = first.stat().st_mtime_ns
+    assert [len(unit.cells_done()) for unit in board.units] == [1, 0]
+    model(tmp_path / "slow")
+    subprocess.run(
+        [sys.executable, script, repr(FAKE), *folders], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True
+    )
+    assert all(unit.is_done() for unit in board.units) and first.stat().st_mtime_ns == kept
+    assert board.report()["submissions"][0]["complete"]
+
+
+def test_slurm_settings_are_those_of_submitit():
+    settings = leaderboard_main.slurm_settings("gpu,gpus_per_node=2,slurm_account=me")
+    assert settings["slurm_partition"] == "gpu" and settings["gpus_per_node"] == 2
+    assert settings["slurm_account"] == "me" and settings["timeout_min"] > 5

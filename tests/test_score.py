@@ -1,0 +1,258 @@
+"""Scoring predictions with labels that one side has: right ones to the digit, wrong ones refused by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import score as score_main
+from ptjax.config import UserError
+from ptjax.data.examples import JsonExamples
+from ptjax.leaderboard import Suite
+from ptjax.leaderboard.lines import read_lines
+from ptjax.leaderboard.references import References, write_labels
+from ptjax.tasks import MinimalPairs, SequenceRegression
+from tests.small import call
+
+COUNT = 20
+CONFIG = """
+from ptjax.data.examples import JsonExamples
+from ptjax.leaderboard import Suite
+from ptjax.tasks import QuestionAnswering, SequenceClassification, SequenceRegression, TokenClassification
+
+def get_config():
+    def task(kind, name, **columns):
+        files = dict(test=f"data/{name}.jsonl")
+        return kind(name=name, examples=JsonExamples(**files, **columns), length=256)
+    return Suite(name="hand-in", resamples=100, tasks=(
+        task(SequenceClassification, "tone"),
+        task(SequenceRegression, "stars", number=True),
+        task(TokenClassification, "names", words="words"),
+        task(QuestionAnswering, "facts", text="question", pair="context", answers="answers"),
+    ))
+"""
+EXAMPLES = {
+    "tone": lambda i: {"text": f"text {i}", "label": "good" if i % 3 else "bad"},
+    "stars": lambda i: {"text": f"text {i}", "label": i / 2},
+    "names": lambda i: {"words": ["Ann", "went", str(i)], "labels": ["B-PER", "O", "O"]},
+    "facts": lambda i: {
+        "question": "who?",
+        "context": f"it was Ann{i} who",
+        "answers": [{"text": f"Ann{i}", "answer_start": 7}] if i else [],
+    },
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A suite, its labels written, and a folder `team` of right predictions, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hand_in.py").write_text(CONFIG)
+    for name, example in EXAMPLES.items():
+        write(tmp_path / "data" / f"{name}.jsonl", [{"id": f"{name}-{i}"} | example(i) for i in range(COUNT)])
+        write(
+            tmp_path / "team" / f"{name}.jsonl",
+            [{"id": f"{name}-{i}", "prediction": right(name, i)} for i in range(COUNT)],
+        )
+    assert score("--write-labels=labels") == 0
+    return tmp_path
+
+
+def right(name: str, i: int):
+    example = EXAMPLES[name](i)
+    if name == "facts":
+        return example["answers"][0]["text"] if example["answers"] else ""
+    return example["labels"] if name == "names" else example["label"]
+
+
+def score(*arguments: str) -> int:
+    return call(score_main, "--config=hand_in.py", *arguments, base=Suite, workdir=False, uses_jax=False)
+
+
+def write(path: Path, lines: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_right_predictions_have_all_points_and_wrong_ones_fewer(folder, capsys):
+    lines = read(folder / "team" / "tone.jsonl")
+    for task in ("stars", "names", "facts"):
+        (folder / "other").mkdir(exist_ok=True)
+        (folder / "other" / f"{task}.jsonl").write_bytes((folder / "team" / f"{task}.jsonl").read_bytes())
+    write(folder / "other" / "tone" / "0.jsonl", [line | {"prediction": "good"} for line in lines])
+    write(folder / "other" / "tone" / "1.jsonl", list(reversed(lines)))  # the order is free
+    capsys.readouterr()
+    assert score("--labels=labels", "--predictions=team", "--predictions=other", "--json") == 0
+    board = json.loads(capsys.readouterr().out)
+    team, other = board["submissions"]
+    assert (team["name"], other["name"]) == ("team", "other")
+    assert team["score"]["mean"] == pytest.approx(1.0)
+    share = sum(bool(i % 3) for i in range(COUNT)) / COUNT
+    assert other["tasks"]["tone"]["seeds"] == pytest.approx([share, 1.0])
+    assert other["score"]["mean"] == pytest.approx((3 + (1 + share) / 2) / 4)
+    assert score("--labels=labels", "--predictions=team") == 0
+    assert "100.0" in capsys.readouterr().out
+
+
+def test_who_lacks_a_task_is_incomplete(folder, capsys):
+    (folder / "team" / "stars.jsonl").unlink()
+    capsys.readouterr()
+    assert score("--labels=labels", "--predictions=team", "--json") == 0
+    [team] = json.loads(capsys.readouterr().out)["submissions"]
+    assert team["missing"] == ["stars"] and team["score"] is None
+
+
+def test_hidden_copies_can_be_read_and_have_no_labels(folder):
+    hidden = {path.stem: read(path) for path in (folder / "labels" / "hidden").glob("*.jsonl")}
+    assert set(hidden) == set(EXAMPLES)
+    for name, examples in hidden.items():
+        assert [x["id"] for x in examples] == [f"{name}-{i}" for i in range(COUNT)]
+        assert not any({"label", "labels", "answers"} & set(example) for example in examples)
+    given = JsonExamples(test=str(folder / "labels" / "hidden" / "tone.jsonl")).read("test")
+    assert given[0] == {"id": "tone-0", "text": "text 0"}
+    words = JsonExamples(test=str(folder / "labels" / "hidden" / "names.jsonl"), words="words").read("test")
+    assert words[2] == {"id": "names-2", "words": ["Ann", "went", "2"]}
+    columns = dict(text="question", pair="context", answers="answers")
+    questions = JsonExamples(test=str(folder / "labels" / "hidden" / "facts.jsonl"), **columns).read("test")
+    assert questions[3] == {"id": "facts-3", "question": "who?", "context": "it was Ann3 who"}
+
+
+def test_labels_are_written_once(folder, capsys):
+    before = (folder / "labels" / "tone.jsonl").read_bytes()
+    assert score("--write-labels=labels") == 2
+    assert "is there already" in capsys.readouterr().err
+    assert (folder / "labels" / "tone.jsonl").read_bytes() == before
+
+
+def test_what_cannot_be_hidden_is_said(tmp_path):
+    write(tmp_path / "pairs.jsonl", [{"id": "1", "good": "he is", "bad": "he are"}])
+    pairs = MinimalPairs(
+        name="pairs", examples=JsonExamples(test=str(tmp_path / "pairs.jsonl"), good="good", bad="bad")
+    )
+    with pytest.raises(UserError, match="examples are their labels"):
+        write_labels([pairs], tmp_path / "labels")
+    assert not (tmp_path / "labels").exists()
+
+
+LINE = '{"id": "tone-%d", "prediction": "good"}\n'
+GOOD = "".join(LINE % i for i in range(COUNT))
+REFUSED = {
+    "missing": (GOOD[: -len(LINE % 19)], "1 of 20 examples have no prediction, as 'tone-19'"),
+    "surplus": (
+        GOOD + '{"id": "x", "prediction": "good"}\n',
+        "1 of its ids are none of tone's test examples, as 'x' (line 21)",
+    ),
+    "twice": (GOOD + LINE % 3, "tone.jsonl:21: id 'tone-3' is in line 4 already"),
+    "NaN": (GOOD.replace('"good"', "NaN", 1), "tone.jsonl:1: NaN is not a finite number"),
+    "infinite": (GOOD.replace('"good"', "1e999", 1), "tone.jsonl:1: 1e999 is not a finite number"),
+    "number": (GOOD.replace('"good"', "1", 1), "tone.jsonl:1, id 'tone-0': a prediction is a label"),
+    "null": (GOOD.replace('"good"', "null", 1), "a prediction is a label"),
+    "no prediction": (
+        GOOD.replace('"prediction"', '"label"', 1),
+        "tone.jsonl:1, id 'tone-0': there is no 'prediction'",
+    ),
+    "no id": (GOOD.replace('"id"', '"name"', 1), "tone.jsonl:1: there is no id"),
+    "id a number": (GOOD.replace('"tone-0"', "0", 1), "id 0 is not a text"),
+    "id a list": (GOOD.replace('"tone-0"', "[[]]", 1), "id [[]] is not a text"),
+    "cut off": (GOOD[:-8], "tone.jsonl:20: not JSON, it seems cut off"),
+    "no JSON": ("id,prediction\ntone-0,good\n", "tone.jsonl:1: not JSON"),
+    "list": (f"[{GOOD.splitlines()[0]}]\n", "tone.jsonl:1: a line is an object with an id"),
+    "deep": ("[" * 100_000 + "\n", "tone.jsonl:1: not JSON"),
+    "empty": ("", "tone.jsonl is empty"),
+    "blank": ("\n \n", "tone.jsonl is empty"),
+    "names of labels": (GOOD.replace('"good"', '"Good"'), "none of its labels, as 'Good', is one of tone's"),
+    "another task": (GOOD.replace("tone-", "facts-"), "these are the ids of another task"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_predictions_that_are_none_are_refused_in_a_line(folder, capsys, name):
+    text, message = REFUSED[name]
+    (folder / "team" / "tone.jsonl").write_text(text)
+    assert score("--labels=labels", "--predictions=team") == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1
+    assert "100.0" not in captured.out
+
+
+@pytest.mark.parametrize(
+    "task, prediction, message",
+    [
+        ("stars", '"3"', "a prediction is a finite number"),
+        ("stars", "true", "a prediction is a finite number"),
+        ("stars", "1" + "0" * 400, "is not a finite number"),
+        ("names", '["O", "O"]', "example 'names-0': 2 tags for its 3 words"),
+        ("names", '"O"', "a prediction is a list of tags"),
+        ("facts", "null", "a prediction is a text"),
+    ],
+)
+def test_predictions_of_a_wrong_kind_are_refused(folder, capsys, task, prediction, message):
+    path = folder / "team" / f"{task}.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([f'{{"id": "{task}-0", "prediction": {prediction}}}', *lines[1:]]))
+    assert score("--labels=labels", "--predictions=team") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_bytes_that_are_no_text_are_refused_and_a_mark_of_order_is_not(folder, capsys):
+    path = folder / "team" / "tone.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert score("--labels=labels", "--predictions=team") == 0
+    path.write_bytes(GOOD.encode("utf-16"))
+    assert score("--labels=labels", "--predictions=team") == 2
+    assert "is not UTF-8" in capsys.readouterr().err
+
+
+def test_every_mistake_is_told_at_once(folder, capsys):
+    (folder / "team" / "tone.jsonl").write_text("")
+    (folder / "team" / "facts.jsonl").write_text("{}")
+    (folder / "late").mkdir()
+    assert score("--labels=labels", "--predictions=team", "--predictions=late") == 2
+    told = capsys.readouterr().err
+    assert "tone.jsonl is empty" in told and "facts.jsonl:1" in told and "late has no predictions" in told
+
+
+def test_files_that_fit_no_task_and_folders_that_are_none_are_refused(folder, capsys):
+    for arguments, message in [
+        (("--predictions=nowhere",), "there is no folder nowhere"),
+        (("--predictions=team", "--predictions=team"), "one folder twice"),
+        ((), "--predictions=DIR"),
+    ]:
+        assert score("--labels=labels", *arguments) == 2
+        assert message in capsys.readouterr().err
+    assert score("--labels=nowhere", "--predictions=team") == 2
+    assert "cannot read nowhere/tone.jsonl" in capsys.readouterr().err
+    (folder / "team" / "tones.jsonl").write_text(GOOD)
+    assert score("--labels=labels", "--predictions=team") == 2
+    assert "there is no task tones; did you mean tone?" in capsys.readouterr().err
+    (folder / "team" / "tones.jsonl").unlink()
+    write(folder / "team" / "tone" / "0.jsonl", read(folder / "team" / "tone.jsonl"))
+    assert score("--labels=labels", "--predictions=team") == 2
+    assert "which is it?" in capsys.readouterr().err
+
+
+def test_labels_that_are_hidden_or_damaged_are_refused(folder, capsys):
+    labels, hidden = folder / "labels" / "tone.jsonl", folder / "labels" / "hidden" / "tone.jsonl"
+    lines = read(labels)
+    labels.write_bytes(hidden.read_bytes())
+    assert score("--labels=labels", "--predictions=team") == 2
+    assert "has no labels" in capsys.readouterr().err
+    write(labels, [{k: v for k, v in lines[0].items() if k != "label"}, *lines[1:]])
+    assert score("--labels=labels", "--predictions=team") == 2
+    assert "1 of 20 examples have no label, as 'tone-0'" in capsys.readouterr().err
+
+
+def test_lines_keep_their_numbers(tmp_path):
+    (tmp_path / "x.jsonl").write_text('\n{"id": "a"}\n\n{"id": "b\\u2028"}\n')
+    assert read_lines(tmp_path / "x.jsonl") == [(2, {"id": "a"}), (4, {"id": "b\u2028"})]
+
+
+def test_references_of_numbers_are_numbers(folder):
+    stars = SequenceRegression(name="stars", examples=JsonExamples(test="data/stars.jsonl", number=True))
+    (folder / "labels" / "stars.jsonl").write_text('{"id": "stars-0", "text": "a", "label": "many"}\n')
+    with pytest.raises(UserError, match="example 'stars-0'"):
+        References.of_labels(stars, folder / "labels")
