@@ -164,11 +164,11 @@ class QuestionAnswering(Task):
         inside_BL = batch["piece"] > 0
         found = {"null": jnp.take_along_axis(logits_BL2, null_B[:, None, None], axis=1).sum(axis=(1, 2))}
         count = min(self.n_best, inside_BL.shape[1])
-        spare = ((0, 0), (0, self.n_best - count))  # place 0 is none of the context
+        spare = ((0, 0), (0, self.n_best - count))
         for i, name in enumerate(("start", "end")):
             logit_BK, place_BK = jax.lax.top_k(jnp.where(inside_BL, logits_BL2[..., i], OUTSIDE), count)
             found[f"{name}_logit"] = jnp.pad(logit_BK, spare, constant_values=OUTSIDE)
-            found[name] = jnp.pad(place_BK, spare)
+            found[name] = jnp.pad(jnp.where(logit_BK > OUTSIDE, place_BK, 0), spare)  # place 0 is none of the context
         return found
 
     def _logits(self, net, variables, batch: Batch, context: StepContext) -> Array:
