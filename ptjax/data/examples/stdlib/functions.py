@@ -65,7 +65,7 @@ class StdlibExamples(Examples):
     train: int = chz.field(default=2000, doc="at most so many training examples; 0: none are given")
     validation: int = chz.field(default=500, doc="at most so many validation examples; 0: none are given")
     test: int = chz.field(default=500, doc="at most so many test examples; 0: none are given")
-    longest: int = chz.field(default=400, doc="characters of the longest function")
+    longest: int = chz.field(default=300, doc="characters of the longest function")
 
     @chz.validate
     def _sizes(self):

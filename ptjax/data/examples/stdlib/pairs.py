@@ -20,8 +20,9 @@ SHORTEST, LONGEST = 30, 160  # characters of a snippet
 class SwapExamples(StdlibExamples):
     """A statement or a few of real code, and the same with two tokens swapped: asked of a model as it was pre-trained.
 
-    Both have the same characters in another order. Groups: 'adjacent' tokens that follow each other, 'names' (of
-    neither a keyword), 'operators' and brackets, and 'far', any two with one to seven others between them.
+    Both have the same characters in another order. The two are of one group ('names', 'keywords', 'operators' with
+    brackets, 'values': numbers and strings) and stand between characters of the same sort, lest spacing tells, or the
+    number of pieces that a tokenizer makes of it.
     """
 
     train: int = chz.field(default=0, doc="at most so many training examples; 0: none are given")
@@ -38,7 +39,7 @@ def _pair(function: Function) -> dict | None:
     """The pair of one function; None where no part of it makes one."""
     by_rank = sorted(snippets(function), key=lambda snippet: rank(f"{function.id} {snippet}"))
     for snippet in by_rank:
-        found = list(swaps(Places(snippet).tokens()))
+        found = list(swaps(snippet))
         for group in sorted({group for group, *_ in found}, key=lambda group: rank(f"{function.id} {group}")):
             _, first, second = min(
                 (one for one in found if one[0] == group),
@@ -62,24 +63,37 @@ def snippets(function: Function) -> Iterator[str]:
             yield text
 
 
-def swaps(tokens: list[Token]) -> Iterator[tuple[str, Token, Token]]:
-    """(group, one token, another behind it) of different text. Comments are none."""
-    tokens = [token for token in tokens if token.type != tokenize.COMMENT]
-    for place, first in enumerate(tokens):
-        for distance, second in enumerate(tokens[place + 1 : place + 1 + FARTHEST], start=1):
-            if first.text == second.text:
-                continue
-            if all(token.type == tokenize.NAME and not keyword.iskeyword(token.text) for token in (first, second)):
-                yield "names", first, second
-            elif first.type == second.type == tokenize.OP:
-                yield "operators", first, second
-            else:
-                yield "adjacent" if distance == 1 else "far", first, second
+def swaps(text: str) -> Iterator[tuple[str, Token, Token]]:
+    """(group, one token, another behind it) of different text."""
+    tokens = [(_group(token), token) for token in Places(text).tokens() if token.type != tokenize.COMMENT]
+    for place, (group, first) in enumerate(tokens):
+        for other, second in tokens[place + 1 : place + 1 + FARTHEST]:
+            if group == other and first.text != second.text and _edges(text, first) == _edges(text, second):
+                yield group, first, second
 
 
 def swapped(text: str, first: Token, second: Token) -> str:
     """The text with the two tokens in each other's place, all between them as it was."""
     return text[: first.start] + second.text + text[first.end : second.start] + first.text + text[second.end :]
+
+
+def _group(token: Token) -> str:
+    if token.type == tokenize.NAME:
+        return "keywords" if keyword.iskeyword(token.text) else "names"
+    return "operators" if token.type == tokenize.OP else "values"
+
+
+def _edges(text: str, token: Token) -> tuple[str, str]:
+    """Sorts of the characters before and behind a token: blank, of a word, a quote, or another."""
+
+    def sort(character: str) -> str:
+        if not character or character.isspace():
+            return "blank"
+        if character.isalnum() or character == "_":
+            return "word"
+        return character if character in "\"'" else "other"
+
+    return sort(text[token.start - 1 : token.start]), sort(text[token.end : token.end + 1])
 
 
 def _is_docstring(node: ast.stmt) -> bool:

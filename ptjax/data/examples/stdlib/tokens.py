@@ -43,7 +43,6 @@ class TokenKindExamples(StdlibExamples):
     Names are told apart by what binds them (Python's rules of scopes) and by what is done with them.
     """
 
-    longest: int = chz.field(default=300, doc="characters of the longest function")
     word: int = chz.field(default=24, doc="characters of a string or comment; behind them it is cut")
 
     @chz.validate
