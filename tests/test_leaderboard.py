@@ -3,6 +3,7 @@
 Nothing is trained here but in the last test: a script stands in for fine-tuning.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -12,12 +13,14 @@ import sys
 import time
 from pathlib import Path
 
+import chz
 import pytest
 
 from experiments import leaderboard as leaderboard_main
 from ptjax.config import UserError, from_json, override, to_json
 from ptjax.data.examples import JsonExamples
 from ptjax.finetune import Recipe
+from ptjax.jobs import run_here
 from ptjax.leaderboard import Suite
 from ptjax.leaderboard.board import rank
 from ptjax.leaderboard.entry import Entry, Result, Run
@@ -418,3 +421,30 @@ def test_slurm_settings_are_those_of_submitit():
     settings = leaderboard_main.slurm_settings("gpu,gpus_per_node=2,slurm_account=me")
     assert settings["slurm_partition"] == "gpu" and settings["gpus_per_node"] == 2
     assert settings["slurm_account"] == "me" and settings["timeout_min"] > 5
+
+
+def test_a_run_is_fine_tuned_for_real(trained, tmp_path, monkeypatch):
+    """By processes of their own, from the parameters of a run, as from a shell."""
+    for split, count in (("train", 32), ("validation", 16), ("test", 16)):
+        labels = ["good" if i % 2 else "bad" for i in range(count)]
+        lines = [{"id": f"{split}-{i}", "text": f"the {x} one of {i}", "label": x} for i, x in enumerate(labels)]
+        write(tmp_path / "data" / f"tone-{split}.jsonl", lines)
+    config = suite(tmp_path / "data", tasks=(classification(tmp_path / "data", "tone"),))
+    recipe = Recipe(learning_rates=(1e-2,), epochs=8.0, batch_size=16, evaluations=1)
+    mlm = trained("mlm")
+    submission = Submission(name="mlm", path=str(mlm.workdir))
+    board = Leaderboard.open(chz.replace(config, recipe=recipe), tmp_path / "board", [submission])
+    monkeypatch.chdir(ROOT)
+    leaderboard_main.run(board.units, functools.partial(run_here, count=1))
+    report = board.report()
+    assert report["failed"] == []
+    [found] = report["submissions"]
+    assert found["complete"] and found["tasks"]["tone"]["mean"] > 0.9
+    assert found["cost"]["parameters"] > 10_000 and found["cost"]["flops"] > 0
+    experiment = mlm.run.experiment
+    made = found["pretraining"]
+    assert made["steps"] == 10 and made["objective"] == "MLM" and [step for step, _ in made["curve"]] == [5, 10]
+    assert made["tokens"] == 10 * experiment.tokens_per_step() and made["flops"] > 0
+    assert found["config"]["objective"] == "MLM" and found["config"]["objective.rate"] == "0.2"
+    assert "step 16 of 16" in (board.units[0].folder / "log.txt").read_text()
+    assert (tmp_path / "board" / "leaderboard.html").stat().st_size > 10_000
