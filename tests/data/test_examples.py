@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 import re
 import sys
 from pathlib import Path
@@ -390,6 +391,40 @@ def test_bad_squad(tmp_path, content, said):
 def test_answers_that_are_only_scored_need_not_stand_where_they_say(tmp_path):
     path = write(tmp_path / "a.json", squad_json(paragraph("a b", "x", 0, "b")))
     assert SquadExamples(validation=path).read("validation")[0]["answers"] == [{"text": "b", "start": 0}]
+
+
+# Any of them.
+
+WHOLE = {
+    "a.tsv": (TableExamples, b'id\tsentence1\tsentence2\tlabel\n1\ta b\tc\t0\n2\t"d\te\t1\n'),
+    "a.csv": (TableExamples, b'text,label\n"a, ""b""\nc",1\r\nx,2\n'),
+    "choices.jsonl": (JsonExamples, b'{"question": "a", "choices": ["b", "c"], "label": 1}\n' * 2),
+    "words.jsonl": (JsonExamples, b'{"tokens": ["a", "b"], "tags": [0, "B"]}\n' * 2),
+    "a.conll": (ConllExamples, b"-DOCSTART- O\n\na X O\nb Y B\n\nc Z O\n"),
+    "a.conllu": (ConlluExamples, b"# sent_id = 3\n" + conllu(("1-2", "ab"), ("1", "a", "a", "X")).encode()),
+    "a.json": (SquadExamples, squad_json(paragraph("a b", "x", 2, is_impossible=False)).encode()),
+}
+DAMAGE = [b"\t", b"\n", b"\r", b'"', b",", b"\xff", b"\x00", b"{", b"]", b"null", b"NaN", b"true", b"-1", b"1e999"]
+DAMAGE += [b"\\ud800", b"{}", b'""', b"[1]", b"9" * 5000, b"\xc2\xa0", b""]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_damage_is_a_mistake_of_the_file_or_leaves_whole_examples(tmp_path, name):
+    kind, content = WHOLE[name]
+    source, mistakes = random.Random(name), 0
+    for split in ("train", "test") * 100:
+        start = source.randrange(len(content))
+        damaged = content[:start] + source.choice(DAMAGE) + content[start + source.choice((0, 1, 2, 8)) :]
+        path = write(tmp_path / name, damaged)
+        try:
+            for example in kind(**{split: path}).load(split):
+                assert json.dumps(example, allow_nan=False) and isinstance(example["id"], str) and example["id"]
+                assert len(example.get("labels", example.get("words", ()))) == len(example.get("words", ()))
+                assert "choices" not in example or example.get("label", 0) in (0, 1)
+        except UserError as error:
+            assert path in str(error) and len(str(error)) < 1000
+            mistakes += 1
+    assert 60 < mistakes < 200
 
 
 # TFDS.

@@ -25,6 +25,7 @@ SEVERAL: tuple[Columns, ...] = (
     {"text": "sent1", "pair": "sent2", "choices": ("ending0", "ending1", "ending2", "ending3")},  # SWAG
     {"text": "goal", "choices": ("sol1", "sol2")},  # PIQA
     {"text": "question", "choices": ("choices",)},
+    {"text": "text", "choices": ("choices",)},
     {"words": "tokens"},
     {"words": "words"},
     {"text": "premise", "pair": "hypothesis"},
@@ -69,7 +70,7 @@ class Row:
 
     def __getitem__(self, column: str) -> Any:
         if column not in self.cells:
-            raise UserError(f"{self.origin}: no column {column!r}; there are {listed(self.cells)}")
+            raise UserError(f"{self.origin}: no column {column!r}; there are {listed(self.cells):.300}")
         return self.cells[column]
 
     def text(self, column: str) -> str:
@@ -159,10 +160,12 @@ class ColumnExamples(Examples):
         texts = [known[name] for name in TEXTS if name in known]
         if len(texts) == 1:
             return {"text": texts[0]}
-        which = f"{listed(texts)} could each be the text" if texts else "no column has a name that says it is the text"
+        which = (
+            f"{listed(texts):.300} could each be the text" if texts else "no column has a name that says it is the text"
+        )
         raise UserError(
-            f"{row.origin}: {which}; the columns are {listed(row.cells)}: name them with examples.text, .pair, .label, "
-            "... (and those of a table without a line of names with examples.columns)"
+            f"{row.origin}: {which}; the columns are {listed(row.cells):.300}: name them with examples.text, .pair, "
+            ".label, ... (and those of a table without a line of names with examples.columns)"
         )
 
     def _id(self, row: Row) -> str:
@@ -187,8 +190,8 @@ class ColumnExamples(Examples):
                 return {}
             what = f"no label in column {column!r}" if column in row.cells else "no column of labels"
             raise UserError(
-                f"{row.origin}: {what}; the columns are {listed(row.cells)}. examples.label names the right one; only "
-                "test may hide labels; examples.drop_unlabelled=True leaves such rows out"
+                f"{row.origin}: {what}; the columns are {listed(row.cells):.300}. examples.label names the right one; "
+                "only test may hide labels; examples.drop_unlabelled=True leaves such rows out"
             )
         if "answers" in columns:
             return {"answers": checked_answers(value, row[columns["pair"]], row.origin, exact=split == "train")}
@@ -269,7 +272,7 @@ def _number(value: Any, origin: str) -> float:
     except (ValueError, OverflowError):
         raise UserError(f"{origin}: the label {value!r:.40} is no number (examples.number)") from None
     if not math.isfinite(number):
-        raise UserError(f"{origin}: the label {value!r} is not finite")
+        raise UserError(f"{origin}: the label {value!r:.40} is not finite")
     return number
 
 

@@ -75,7 +75,7 @@ class ConlluExamples(FileExamples):
                 if re.fullmatch(r"\d+[-.]\d+", cells[0]):
                     continue
                 if cells[0] != str(len(words) + 1):
-                    raise UserError(f"{origin}: the word's number is {cells[0]!r}, not {len(words) + 1}")
+                    raise UserError(f"{origin}: the word's number is {cells[0]!r:.40}, not {len(words) + 1}")
                 words.append(_filled(cells[1], "word", origin))
                 labels.append(_filled(cells[place], self.label, origin))
             if not words:

@@ -70,7 +70,7 @@ def unique(examples: Iterable[tuple[str, Example]]) -> Iterator[Example]:
     for origin, example in examples:
         first = places.setdefault(example["id"], origin)
         if first != origin:
-            raise UserError(f"{origin}: the id {example['id']!r} is that of {first} too; ids have to be unique")
+            raise UserError(f"{origin}: the id {example['id']!r:.80} is that of {first} too; ids have to be unique")
         yield example
 
 

@@ -32,7 +32,7 @@ def _questions(file: File, split: Split) -> Iterator[tuple[str, Example]]:
         text = decode(opened_file.read(), file.path, 1)
     try:
         content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise UserError(f"{file.path}:{line}: not JSON, or cut off: {error}") from None
     for i, article in enumerate(_get(content, "data", list, file.path)):
@@ -41,7 +41,7 @@ def _questions(file: File, split: Split) -> Iterator[tuple[str, Example]]:
             context = checked_text(_get(paragraph, "context", str, place), "the context", place)
             for k, question in enumerate(_get(paragraph, "qas", list, place)):
                 name = checked_text(_get(question, "id", str, f"{place}.qas[{k}]"), "the id", place)
-                origin = f"{place}.qas[{k}] (id {name})"
+                origin = f"{place}.qas[{k}] (id {name:.80})"
                 example = {
                     "id": file.prefix + name,
                     "question": checked_text(question.get("question"), "the question", origin),
