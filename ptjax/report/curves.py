@@ -9,7 +9,8 @@ from ptjax.report.html import Html, element
 from ptjax.report.series import legend
 from ptjax.report.svg import Line, chart, thin
 
-POINTS = 12_000  # of all curves of a page: 10 submissions on 10 tasks with 3 seeds stay below 300 kB
+PLACES = 12_000  # of all curves of a page: 10 submissions on 10 tasks with 3 seeds stay below 300 kB
+POINTS_AXIS = {"least": 5.0, "limit": 100.0}
 
 
 def training(board: Board) -> Html | None:
@@ -17,7 +18,7 @@ def training(board: Board) -> Html | None:
     drawn = {task.name: [(s, selected(r)) for s, r in board.results(task)] for task in board.tasks}
     curves = [c for found in drawn.values() for _, chosen in found for c in chosen]
     drawing = sum(bool(sequence(c.get(name))) for c in curves for name in ("loss", "validation"))
-    most = min(60, max(12, POINTS // max(drawing, 1)))
+    most = min(60, max(12, PLACES // max(drawing, 1)))
     panels, seen = [], {}
     for task in board.tasks:
         charts = []
@@ -30,7 +31,8 @@ def training(board: Board) -> Html | None:
                     shown.append(Line(s.series, lines))
                     seen[s.series.index] = s.series
             if shown:
-                picture = chart(shown, f"{task.name}: {words} over steps")
+                points = POINTS_AXIS if unit == 100 else {}
+                picture = chart(shown, f"{task.name}: {words} over steps", **points)
                 charts.append(element("figure", element("figcaption", words), picture))
         if charts:
             panels.append(element("article", element("h3", task.name), *charts, class_="panel pair"))
@@ -69,7 +71,7 @@ def learning_rates(board: Board) -> Html | None:
             seen[s.series.index] = s.series
         if len(rates) > 1:
             ticks = [(math.log10(k), rate(k)) for k in sorted(rates)]
-            picture = chart(lines, f"{task.name}: validation {task.metric} over learning rates", ticks)
+            picture = chart(lines, f"{task.name}: validation {task.metric} over learning rates", ticks, **POINTS_AXIS)
             words = f"validation {task.metric}"
             panels.append(
                 element(

@@ -1,6 +1,5 @@
 """How numbers are written, so that columns of them can be read. None, NaN and what is no number are a dash."""
 
-import math
 from typing import Any
 
 NONE = "–"
@@ -8,8 +7,8 @@ MINUS = "\u2212"
 
 
 def number(value: Any) -> float | None:
-    """The value as a float where it is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    """The value as a float where it is a number that something could have measured: finite, and below 1e100."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e100:
         return None
     return float(value)
 
@@ -28,6 +27,8 @@ def count(value: Any) -> str:
     value = number(value)
     if value is None:
         return NONE
+    if abs(value) >= 1e24:
+        return f"{value:.1e}"
     for power, unit in ((21, "Z"), (18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if abs(value) >= 0.99995 * 10**power:
             return f"{value / 10**power:.1f}\u00a0{unit}"

@@ -33,7 +33,7 @@ def leaderboard_page(board: dict) -> str:
         ("method", "How to read this", method(read)),
     ]
     sections = [section for section in sections if section[2]]
-    title = f"{read.suite} leaderboard"
+    title = f"Leaderboard: {read.suite}"
     links = [element("a", words, href=f"#{anchor}") for anchor, words, _ in sections]
     header = element(
         "header",
@@ -75,7 +75,7 @@ def tasks(board: Board) -> Html | None:
     values = [v for _, found in shown for _, r in found for v in (r.mean, r.low, r.high, *r.seeds) if v is not None]
     if not values:
         return None
-    scale = Scale.around([100 * v for v in values], ticks=5)
+    scale = Scale.around([100 * v for v in values], ticks=5, least=5.0, limit=100.0)
     panels = []
     for task, found in shown:
         rows = []

@@ -17,13 +17,18 @@ class Scale:
     step: float
 
     @classmethod
-    def around(cls, values: Iterable[float], ticks: int = 4, least: float = 0.0) -> Self:
-        """Holds all values between the nearest round numbers, about `ticks` steps apart; at least `least` long."""
+    def around(cls, values: Iterable[float], ticks: int = 4, least: float = 0.0, limit: float = float("inf")) -> Self:
+        """Holds all values between the nearest round numbers, about `ticks` steps apart.
+
+        Args:
+          least: no shorter than this, nor than a fiftieth of the values: differences below that are none to look at.
+          limit: where values end by definition; the axis then goes no farther.
+        """
         values = list(values) or [0.0, 1.0]
         low, high = min(values), max(values)
-        length = max(high - low, least, abs(high) * 1e-6, 1e-12)
-        middle = (low + high) / 2
-        low, high = min(low, middle - length / 2), max(high, middle + length / 2)
+        length = max(high - low, least, abs(high) / 50, 1e-9)
+        high = max(high, min((low + high + length) / 2, limit))
+        low = min(low, high - length)
         rough = length / ticks
         power = 10 ** math.floor(math.log10(rough))
         step = next(power * k for k in (1, 2, 5, 10) if rough <= power * k * 1.0001)
@@ -38,7 +43,10 @@ class Scale:
         decimals = max(0, -math.floor(math.log10(self.step) + 1e-9))
         values = [self.low + k * self.step for k in range(round((self.high - self.low) / self.step) + 1)]
         big = max(abs(self.low), abs(self.high)) >= 10_000
-        return [(self.at(v), _big(v) if big else f"{v:.{decimals}f}".replace("-", MINUS)) for v in values]
+        return [
+            (self.at(v), _big(v) if big else f"{round(v, decimals) + 0.0:.{decimals}f}".replace("-", MINUS))
+            for v in values
+        ]
 
 
 def _big(value: float) -> str:

@@ -23,7 +23,7 @@ def standings(board: Board) -> Html:
     columns += [Column(task.name, about=f"{task.metric}: mean, and spread over seeds") for task in board.tasks]
     columns += [Column(name, "ascending") for name in ("Params", "FLOPs", "Tokens", "Time")]
     shown = [v for s in board.submissions for v in (s.score.mean, s.score.low, s.score.high) if v is not None]
-    scale = Scale.around([100 * v for v in shown])
+    scale = Scale.around([100 * v for v in shown], least=5.0, limit=100.0)
     best = {t.name: max((r.mean for _, r in board.results(t)), default=None) for t in board.tasks}
     shared = [s.rank for s in board.submissions if s.complete]
     rows = []
@@ -56,7 +56,7 @@ def name_cell(submission: Submission, note: str | None = None) -> Html:
 def lead_words(lead: Lead) -> str:
     """The lead in words, as a sentence goes on."""
     d = lead.difference
-    interval = "" if d.low is None or d.high is None else f" [{points(d.low, True)}, {points(d.high, True)}]"
+    interval = "" if d.low is None or d.high is None else f" [{points(d.low)}, {points(d.high)}]"
     words = f"{points(d.mean)}{interval} ahead of {lead.name}"
     return f"{words}: {NOISE}" if lead.tie else words
 

@@ -1,5 +1,6 @@
 """Charts as inline SVG. Their colours are CSS classes of the page: c0, c1, ... a series each."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -57,21 +58,29 @@ def track_axis(scale: Scale) -> Html:
     return element("svg", *texts, class_="track axis", aria_hidden="true")
 
 
-def chart(lines: Sequence[Line], title: str, x_ticks: Sequence[tuple[float, str]] | None = None) -> Html:
+def chart(
+    lines: Sequence[Line],
+    title: str,
+    x_ticks: Sequence[tuple[float, str]] | None = None,
+    least: float = 0.01,
+    limit: float = math.inf,
+) -> Html:
     """Lines over a common x axis, which begins at 0; y from round number to round number. The first line is on top.
 
     Args:
       x_ticks: value and label of each tick, for an axis that is no count of steps.
+      least, limit: of the y axis, as Scale.around has them.
     """
     places = [place for line in lines for place in line.places()]
-    y = Scale.around((value for _, value in places), least=1e-3)
+    y = Scale.around((value for _, value in places), least=least, limit=limit)
     if x_ticks:
         values = [value for value, _ in x_ticks]
         margin = (max(values) - min(values)) * 0.08 or 1.0
         x = Scale(min(values) - margin, max(values) + margin, margin)
         below = [(x.at(value), label) for value, label in x_ticks]
     else:
-        x = Scale.around([0.0, *(step for step, _ in places)])
+        last = max((step for step, _ in places), default=1.0)
+        x = Scale.around([0.0, *(step for step, _ in places)], ticks=max(1, min(4, int(last))))
         below = x.ticks()
     across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 

@@ -51,7 +51,7 @@ def table(
                     cell.content,
                     scope="row" if named else None,
                     class_=" ".join(w for w in (f"is-{column.kind}", cell.kind) if w),
-                    data_by=f"{by:g}" if isinstance(by, float) else by,
+                    data_by=f"{by:.12g}" if isinstance(by, float) else by,
                 )
             )
         body.append(element("tr", *drawn, **attributes))

@@ -47,7 +47,7 @@ def test_a_lead_outside_the_noise_is_no_tie():
     page = read_page(leaderboard_page(made))
     summary = page.one("p", "summary").text()
     assert " leads with " in summary and "+" not in rows(page)[0][0]
-    assert f"0.5 [+0.1, +0.9] ahead of {made['submissions'][1]['name']}" in summary
+    assert f"0.5 [0.1, 0.9] ahead of {made['submissions'][1]['name']}" in summary
     assert rows(page)[0][3] == "+0.5p = 0.020"
     assert "inside the noise" not in summary + "".join(cell for row in rows(page) for cell in row)
 
@@ -183,7 +183,7 @@ def _equal() -> dict:
         for result in s["tasks"].values():
             result |= {"mean": 0.0, "low": 0.0, "high": 0.0, "seeds": [0.0, 0.0]}
             result["grid"] = [[0.0, 0, 0.0], [1e-3, 0, 0.0]]
-            result["curves"] = [{"learning_rate": 3e-5, "seed": 0, "loss": [[0, 0.0]], "validation": [[5, 1e300]]}]
+            result["curves"] = [{"learning_rate": 3e-5, "seed": 0, "loss": [[0, 0.0]], "validation": [[5, 1e90]]}]
     return made
 
 
@@ -208,6 +208,7 @@ HOSTILE = {
     "thirty": lambda: board(30, 3),
     "strings": _strings,
     "nan": lambda: _replaced(board(3, 3), math.nan),
+    "huge": lambda: _replaced(board(3, 3), 10**400),
     "infinity": lambda: _replaced(board(3, 3), -math.inf),
     "none": lambda: _replaced(board(3, 3), None),
     "text": lambda: _replaced(board(3, 3), "x"),
@@ -276,7 +277,9 @@ def test_figures():
     assert [probability(v).replace("\u00a0", " ") for v in (0.0312, 1e-9, None)] == ["p = 0.031", "p < 0.001", ""]
 
 
-@pytest.mark.parametrize("values", [[0.2, 83.1], [5.0], [-1e-9, 1e-9], [0, 1500], [1e300, -1e300], [99.7, 100], []])
+@pytest.mark.parametrize(
+    "values", [[0.2, 83.1], [5.0], [-1e-9, 1e-9], [0, 1500], [1e90, -1e90], [99.7, 100], [0.0], []]
+)
 def test_axes_hold_their_values_between_round_numbers(values):
     scale = Scale.around(values)
     ticks = scale.ticks()
@@ -285,6 +288,12 @@ def test_axes_hold_their_values_between_round_numbers(values):
     for value in values:
         slack = 1e-6 * scale.step
         assert scale.low - slack <= value <= scale.high + slack
+
+
+def test_axes_of_points_end_at_a_hundred_and_are_not_zoomed_into():
+    assert [label for _, label in Scale.around([100.0], least=5.0, limit=100.0).ticks()][-1] == "100"
+    assert Scale.around([100.0, 99.99], least=5.0, limit=100.0).low <= 95
+    assert len({label for _, label in Scale.around([2.000, 2.001]).ticks()}) > 2
 
 
 def test_thinning_keeps_means():
