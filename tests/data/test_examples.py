@@ -212,6 +212,12 @@ def test_json_rows(tmp_path, row, example):
     assert list(JsonExamples(train=path).load("train")) == [{"id": "t-1"} | example]
 
 
+def test_questions_of_test_may_hide_their_answers(tmp_path):
+    path = write_rows(tmp_path / "t.jsonl", [{"question": "q", "context": "a bc"}])
+    assert JsonExamples(test=path).read("test") == [{"id": "t-1", "question": "q", "context": "a bc"}]
+    assert "could each be the text" in error_of(JsonExamples(train=path))
+
+
 def test_rows_without_a_label(tmp_path):
     path = write_rows(tmp_path / "t.jsonl", [{"text": "a", "label": 1}, {"text": "b", "label": None}])
     assert [x.get("label") for x in JsonExamples(test=path).load("test")] == ["1", None]

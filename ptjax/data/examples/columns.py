@@ -39,17 +39,9 @@ SEVERAL: tuple[Columns, ...] = (
     {"text": "title", "pair": "description"},  # AG News
     {"text": "text", "pair": "pair"},
 )
+# Else the only one of these that is there.
 TEXTS = ("sentence", "text", "review", "question", "content", "document", "comment", "tweet", "utterance", "headline")
-TEXTS += (
-    "title",
-    "description",
-    "context",
-    "passage",
-    "paragraph",
-    "premise",
-    "abstract",
-    "body",
-)  # never beside another
+TEXTS += ("title", "description", "context", "passage", "paragraph", "premise", "abstract", "body")
 LABELS = ("label", "labels", "gold_label", "class", "category", "target", "intent", "sentiment", "score", "similarity")
 LABELS += ("quality", "is_duplicate", "relatedness_score", "stars", "rating", "answer", "label-coarse")
 WORD_LABELS = ("labels", "tags", "ner_tags", "ner", "pos_tags", "pos", "upos", "chunk_tags")
@@ -135,7 +127,7 @@ class ColumnExamples(Examples):
     def _examples(self, split: Split) -> Iterator[tuple[str, Example]]:
         columns: Columns = {}
         for row in self.rows(split):
-            columns = columns or self._columns(row)
+            columns = columns or self._columns(row, split)
             if "label" not in columns and "good" not in columns and "answers" not in columns:
                 found = self.label or _first(WORD_LABELS if "words" in columns else LABELS, row.cells)
                 columns |= {"label": found} if found else {}
@@ -144,25 +136,24 @@ class ColumnExamples(Examples):
                 continue
             yield row.origin, example
 
-    def _columns(self, row: Row) -> Columns:
+    def _columns(self, row: Row, split: Split) -> Columns:
         """Those that are given, or guessed."""
         if self.text or self.words or self.good:
             names = ("text", "pair", "words", "answers", "choices", "good", "bad")
             return {name: getattr(self, name) for name in names if getattr(self, name)}
         known = {column.casefold(): column for column in row.cells}
         for group in SEVERAL:
-            names = [name for given in group.values() for name in ((given,) if isinstance(given, str) else given)]
-            if all(name in known for name in names):
-                return {
-                    key: known[given] if isinstance(given, str) else tuple(known[name] for name in given)
-                    for key, given in group.items()
-                }
+            found = {key: _named(given, known) for key, given in group.items()}
+            if split == "test" and "answers" in group:
+                found["answers"] = found["answers"] or group["answers"]  # they may be hidden
+            if all(found.values()):
+                return found
         texts = [known[name] for name in TEXTS if name in known]
         if len(texts) == 1:
             return {"text": texts[0]}
-        which = (
-            f"{listed(texts):.300} could each be the text" if texts else "no column has a name that says it is the text"
-        )
+        which = "no column has a name that says it is the text"
+        if texts:
+            which = f"{listed(texts)} could each be the text"
         raise UserError(
             f"{row.origin}: {which}; the columns are {listed(row.cells):.300}: name them with examples.text, .pair, "
             ".label, ... (and those of a table without a line of names with examples.columns)"
@@ -274,6 +265,13 @@ def _number(value: Any, origin: str) -> float:
     if not math.isfinite(number):
         raise UserError(f"{origin}: the label {value!r:.40} is not finite")
     return number
+
+
+def _named(given: str | tuple[str, ...], known: dict[str, str]) -> str | tuple[str, ...] | None:
+    """The columns of these names, if all are there. known: column of a name in small letters."""
+    if isinstance(given, str):
+        return known.get(given)
+    return tuple(known[name] for name in given) if all(name in known for name in given) else None
 
 
 def _first(names: tuple[str, ...], columns: Mapping[str, Any]) -> str | None:
