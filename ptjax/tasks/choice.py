@@ -34,7 +34,7 @@ class MultipleChoice(PooledTask):
         return (Accuracy(),)
 
     def resolved(self, train):
-        return chz.replace(self, most=self.most or max(len(example["choices"]) for example in train))
+        return chz.replace(self, most=self.most or max(len(_choices(example)) for example in train))
 
     @property
     def outputs(self):
@@ -97,8 +97,9 @@ class MultipleChoice(PooledTask):
 
 
 def _choices(example: Example) -> list[str]:
-    if not example["choices"]:
-        raise UserError(f"example {example['id']!r} has no choices")
+    if not example.get("choices"):
+        has = ", ".join(name for name in example if name != "id")
+        raise UserError(f"example {example['id']!r} has no choices, but {has}: name their columns in examples.choices")
     return example["choices"]
 
 

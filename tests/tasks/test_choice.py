@@ -132,6 +132,8 @@ def test_labels_that_are_no_place(label, tokenizer):
 def test_an_example_without_choices(tokenizer):
     with pytest.raises(UserError, match="'b' has no choices"):
         TASK.encode([EXAMPLES[0], EXAMPLES[1] | {"choices": []}], tokenizer)
+    with pytest.raises(UserError, match="'d' has no choices, but text, label: name their columns in examples.choices"):
+        TASK.resolved([{"id": "d", "text": "Another kind of example", "label": "x"}])
 
 
 def test_flops_count_every_choice():
