@@ -156,7 +156,10 @@ def test_every_package_is_shipped():
     metadata.read(ROOT / "setup.cfg")
     shipped = set(metadata["options"]["packages"].split())
     packages = {".".join(init.parent.relative_to(ROOT).parts) for init in (ROOT / "ptjax").rglob("__init__.py")}
-    assert shipped == packages | {"ptjax.experiments", "ptjax.configs"}
+    for folder in ("experiments", "configs"):  # installed below ptjax
+        inits = (ROOT / folder).rglob("__init__.py")
+        packages |= {".".join(("ptjax", *init.parent.relative_to(ROOT).parts)) for init in inits}
+    assert shipped == packages
     assert all((folder / "__init__.py").exists() for file in (ROOT / "ptjax").rglob("*.py") for folder in [file.parent])
 
 
