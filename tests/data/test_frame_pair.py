@@ -69,6 +69,18 @@ def test_settings_that_frame_a_text_otherwise_frame_a_pair_so(folders, tmp_path)
     assert open_tokenizer(tmp_path / "framed").pair_template == ((2, 0), ("a", 0), (2, 0), ("b", 0))
 
 
+@pytest.mark.parametrize("pair", ["[CLS] $A $B [SEP]", "[CLS] $A $B [SEP] [SEP]"])
+def test_a_template_that_puts_nothing_between_the_texts(pair, folders, tmp_path):
+    """The model could not tell them apart: both are framed."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(folders["bert"] / "tokenizer.json"))
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair=pair, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    published.write(tmp_path / "bert", {"tokenizer.json": tokenizer.to_str()})
+    found = open_tokenizer(tmp_path / "bert").pair_template
+    assert found == ((2, 0), ("a", 0), (3, 0), (2, 0), ("b", 0), (3, 0))
+
+
 def test_own_pairs_are_those_of_pre_training(tiny_corpus):
     tokenizer = open_tokenizer(tiny_corpus.path)
     row = tokenizer.encode("It is so. Is it? It is. So it is. " * 3)

@@ -61,10 +61,10 @@ class HuggingFaceTokenizer(ImportedTokenizer):
         model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"}
         reader = read(self.path, json.dumps({"model": model, "post_processor": self._tokenizer.get("post_processor")}))
         single, pair = (_template(reader.encode(*texts)) for texts in (("a",), ("a", "b")))
-        framed = (*self.framing[0], "a", *self.framing[1])
-        if tuple(item for item, _ in single) != framed or len(pair) == len(framed) + 1:
+        items = [item for item, _ in pair]
+        if [item for item, _ in single] != [*self.framing[0], "a", *self.framing[1]]:
             return super().pair_template
-        return pair
+        return super().pair_template if items.index("b") == items.index("a") + 1 else pair
 
     def _ordinary_pieces(self) -> dict[int, str]:
         return {i: piece for piece, i in self._reader.get_vocab(with_added_tokens=True).items()}
