@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _TOKENS = 4096  # of a batch, padding included
 _LOGITS = 2**25  # of a batch, at most
-_SHORTEST = 16  # tokens of a row, as compiled: this, or twice that, or twice that, ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,27 +75,32 @@ class Scorer:
         change a score by rounding at most. names: what errors call the texts. Raises UserError for a text without
         tokens, or longer than the model reads.
         """
-        framed = self._framed(texts, names if names is not None else [repr(text) for text in texts])
+        framed = self._framed(texts)
+        for text, name in zip(framed, names if names is not None else map(repr, texts), strict=True):
+            self._check(text, name)
         # Each text once, in an order of its own.
         unique = {text.tokens.tobytes(): text for text in framed}
         keys = sorted(unique, key=lambda key: (len(key), key))
         found = dict(zip(keys, self._sums([unique[key] for key in keys])))
         return np.array([found[text.tokens.tobytes()] for text in framed], np.float64)
 
-    def _framed(self, texts: Sequence[str], names: Sequence[str]) -> list[Text]:
+    def fit(self, texts: Sequence[str]) -> np.ndarray:
+        """bool[N]: whether the model can read the whole text."""
+        return np.array([len(text.tokens) <= self.model.max_length for text in self._framed(texts)], bool)
+
+    def _framed(self, texts: Sequence[str]) -> list[Text]:
         before, behind = self.framing
-        result = []
-        for name, ids in zip(names, self.tokenizer.encode_batch(list(texts)), strict=True):
-            tokens = np.concatenate([before, ids, behind]).astype(np.int32)
-            if not len(ids):
-                raise UserError(f"{name} has no tokens: there is nothing to score")
-            if len(tokens) > self.model.max_length:
-                raise UserError(
-                    f"{name} has {len(tokens)} tokens, and the model reads at most {self.model.max_length}: shorten or "
-                    "leave out the text"
-                )
-            result.append(Text(tokens, len(before), len(before) + len(ids)))
-        return result
+        frame = lambda ids: np.concatenate([before, ids, behind]).astype(np.int32)
+        rows = self.tokenizer.encode_batch(list(texts))
+        return [Text(frame(ids), len(before), len(before) + len(ids)) for ids in rows]
+
+    def _check(self, text: Text, name: str) -> None:
+        if text.begin == text.end:
+            raise UserError(f"{name} has no tokens: there is nothing to score")
+        if len(text.tokens) > self.model.max_length:
+            raise UserError(
+                f"{name} has {len(text.tokens)} tokens, and the model reads at most {self.model.max_length}"
+            )
 
     def _sums(self, texts: list[Text]) -> np.ndarray:
         """f64[N] of texts that rise in length."""
@@ -110,7 +114,7 @@ class Scorer:
 
     def _chunks(self, texts: list[Text]) -> Iterator[tuple[int, int, list[tuple[int, Question]]]]:
         """(tokens of a row, rows, questions with the place of their text): batches of few shapes."""
-        length_of = lambda i: min(_rounded(len(texts[i].tokens), _SHORTEST), self.model.max_length)
+        length_of = lambda i: min(_row_length(len(texts[i].tokens)), self.model.max_length)
         for length, group in itertools.groupby(range(len(texts)), length_of):
             asked = ((i, q) for i in group for q in self.likelihood.questions(texts[i], self.objective, self.vocab))
             logits = self.model.padded_vocab(self.vocab.size) * (1 if self.likelihood.single else length)
@@ -155,6 +159,12 @@ def _read(pretrained: "Pretrained", net, vocab: VocabSpec) -> PyTree:
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     source = beginning.read(jax.tree.map(lambda _: here, target))
     return jax.jit(lambda source: transplant(source, target))(source)
+
+
+def _row_length(count: int) -> int:
+    """Tokens of a row, as compiled: a multiple of 8, and from 64 on of an eighth of the power of two above it."""
+    step = max(8, 2 ** ((count - 1).bit_length() - 3))
+    return -(-count // step) * step
 
 
 def _rounded(count: int, least: int = 1) -> int:

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import chz
+import numpy as np
 
 from ptjax.config import UserError
 from ptjax.data.examples import Example
@@ -28,6 +29,10 @@ class MinimalPairs(Task):
         doc="Causal, PseudoLikelihood, Permutation or DiffusionBound; None: by what the model has learned",
     )
 
+    too_long: Literal["error", "tie"] = chz.field(
+        default="error", doc="a pair of which the model cannot read all: a mistake, or one that it cannot tell apart"
+    )
+
     @property
     def zero_shot(self):
         return True
@@ -44,12 +49,16 @@ class MinimalPairs(Task):
         """
         for example in examples:
             _check(self.name, example)
+        scorer = Scorer.open(start, self.likelihood, fresh=fresh, seed=seed)
         texts = [example[key] for example in examples for key in ("good", "bad")]
         names = [f"task {self.name}: {key} of example {x['id']}" for x in examples for key in ("good", "bad")]
-        scores = Scorer.open(start, self.likelihood, fresh=fresh, seed=seed).scores(texts, names)
-        return [
-            {"id": example["id"], "prediction": pair} for example, pair in zip(examples, scores.reshape(-1, 2).tolist())
-        ]
+        asked = np.arange(len(texts))
+        if self.too_long == "tie":
+            asked = np.flatnonzero(scorer.fit(texts).reshape(-1, 2).all(axis=1).repeat(2))
+        scores = np.zeros(len(texts))
+        scores[asked] = scorer.scores([texts[i] for i in asked], [names[i] for i in asked])
+        pairs = scores.reshape(-1, 2).tolist()
+        return [{"id": example["id"], "prediction": pair} for example, pair in zip(examples, pairs, strict=True)]
 
     def reference(self, example):
         return example.get("group", "")

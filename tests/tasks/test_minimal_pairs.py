@@ -33,6 +33,9 @@ def test_answers_are_the_scores_of_both(start):
         assert answer["id"] == example["id"]
         assert answer["prediction"] == pytest.approx([scores[example["good"]], scores[example["bad"]]], rel=1e-5)
     assert task().score(answers, examples)["accuracy"] == 0.5  # right, a tie, wrong: or the other way round
+    examples += [{"id": "long", "good": NAMES[0], "bad": "value " * 65}]
+    *same, long = task(too_long="tie").judge(start, examples)
+    assert same == answers and long == {"id": "long", "prediction": [0.0, 0.0]}
     for answer in answers:
         task().check_prediction(answer["prediction"])
 
@@ -53,17 +56,17 @@ def test_a_model_that_knows_nothing_guesses(start):
     draw = np.random.default_rng(0)
     words = sorted({word for name in NAMES for word in name.split()})
     texts = []
-    while len(texts) < 400:
+    while len(texts) < 200:
         good = draw.permutation(words)[:5]
         a, b = draw.choice(5, 2, replace=False)
         bad = good.copy()
         bad[[a, b]] = bad[[b, a]]
         texts.append((" ".join(good), " ".join(bad)))
     found = task().judge(start, pairs(*texts), fresh=True)
-    assert np.mean([x["prediction"][0] > x["prediction"][1] for x in found]) == pytest.approx(0.5, abs=0.125)
-    assert found == task().judge(start, pairs(*texts), fresh=True)
-    again = task().judge(start, pairs(*texts), fresh=True, seed=1)
-    assert all(a["prediction"] != b["prediction"] for a, b in zip(found, again, strict=True))
+    assert np.mean([x["prediction"][0] > x["prediction"][1] for x in found]) == pytest.approx(0.5, abs=0.17)
+    again, other = (task().judge(start, pairs(*texts[:5]), fresh=True, seed=seed) for seed in (0, 1))
+    for a, b, c in zip(found, again, other):
+        assert a["prediction"] == pytest.approx(b["prediction"], rel=1e-5) != c["prediction"]
 
 
 def test_mistakes_name_the_example(start):
