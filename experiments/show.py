@@ -2,6 +2,7 @@
 
 import numpy as np
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -95,42 +96,26 @@ def _filled_masks(predictor: Predictor, rows: np.ndarray) -> None:
 
 def leaderboard(board: dict) -> None:
     """The ranking of a leaderboard.json, in points of 100."""
-    tasks = [task["name"] for task in board["suite"]["tasks"]]
-    splits = {task["split"] for task in board["suite"]["tasks"]}
-    table = Table(
-        box=None,
-        pad_edge=False,
-        title=f"{board['suite']['name']}, {' and '.join(sorted(splits))}",
-        title_justify="left",
-    )
-    table.add_column("#", justify="right")
-    table.add_column("submission")
-    cost = any(s["cost"] for s in board["submissions"])
-    for name in (
-        "score",
-        f"{board['confidence']:.0%} interval",
-        *tasks,
-        *(("parameters", "FLOPs", "time") if cost else ()),
-    ):
-        table.add_column(name, justify="right")
-    ranks = [s["rank"] for s in board["submissions"] if s["complete"]]
-    for s in board["submissions"]:
-        rank = f"{s['rank']}{'=' if ranks.count(s['rank']) > 1 else ''}" if s["complete"] else "-"
-        score = (
-            (_points(s["score"]["mean"]), f"{_points(s['score']['low'])} to {_points(s['score']['high'])}")
-            if s["score"]
-            else ("-", "incomplete")
-        )
-        table.add_row(
-            rank,
-            s["name"],
-            *score,
-            *(_task(s["tasks"].get(task)) for task in tasks),
-            *(_cost(s["cost"] or {}) if cost else ()),
-        )
-    console.print(table, markup=False)
+    suite, submissions = board["suite"], board["submissions"]
+    tasks = [task["name"] for task in suite["tasks"]]
+    splits = " and ".join(sorted({task["split"] for task in suite["tasks"]}))
+    table = Table(box=None, pad_edge=False, title=f"{suite['name']}, {splits} split", title_justify="left")
+    known = any(s["cost"] for s in submissions)  # of predictions that were handed in nobody knows it
+    heads = ["#", "submission", "score", f"{board['confidence']:.0%} interval", *tasks]
+    for head in heads + ["parameters", "FLOPs", "time"] * known:
+        table.add_column(head, justify="left" if head == "submission" else "right")
+    ranks = [s["rank"] for s in submissions if s["complete"]]
+    for s in submissions:
+        row = [f"{s['rank']}{'=' if ranks.count(s['rank']) > 1 else ''}" if s["complete"] else "-", s["name"]]
+        if s["complete"]:
+            row += [_points(s["score"]["mean"]), f"{_points(s['score']['low'])} to {_points(s['score']['high'])}"]
+        else:
+            row += ["-", "incomplete"]
+        table.add_row(*row, *(_task(s["tasks"].get(task)) for task in tasks), *_cost(s["cost"] or {})[: 3 * known])
+    wide = Measurement.get(console, console.options.update(width=1000), table).maximum
+    Console(highlight=False, width=max(wide, console.width)).print(table, markup=False)  # cut cells tell nothing
     if len(ranks) > len(set(ranks)):
-        console.print("= they share a rank: what separates them is inside the noise", style="dim")
+        console.print("= these share a rank: what separates them is inside the noise", style="dim")
     for failure in board["failed"]:
         where = " ".join(failure[key] for key in ("submission", "task", "cell") if failure[key])
         console.print(f"failed: {where}: {failure['error'].splitlines()[-1]}", markup=False)

@@ -48,7 +48,11 @@ class Job:
         if code == 0:
             return None
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        said = f"{lines[-1]} (all of it: {self.log})" if lines and not lines[-1].startswith("$ ") else f"see {self.log}"
+        said = (
+            f"{lines[-1].removeprefix('Error: ')} (all of it: {self.log})"
+            if lines and not lines[-1].startswith("$ ")
+            else f"see {self.log}"
+        )
         return f"killed by {signal.Signals(-code).name}; {said}" if code < 0 else said
 
     def run(self) -> str | None:
