@@ -20,6 +20,7 @@ VALIDATION_FRACTION = 0.05
 """The share that a pre-training on `Stdlib` has to hold out (it is the default) to have seen no unseen file."""
 MOST_OF_A_FILE = 30  # that no file's habits weigh much
 NO_CODE = STDLIB_LEFT_OUT - {"idlelib", "lib2to3", "turtledemo", "ensurepip"} | {"idle_test", "encodings"}
+"""Folders of tests, of what is installed, and of codecs, which are tables and the same few lines again and again."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
