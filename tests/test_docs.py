@@ -20,7 +20,8 @@ from ptjax.train import Experiment
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PRODUCED = ("data/", "runs/", "replay/", "checkpoints/")  # what commands make; all other paths exist
+# What commands make; all other paths exist.
+PRODUCED = ("data/", "runs/", "replay/", "checkpoints/", "NAME/", "TASK/", "hidden/")
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -99,9 +100,8 @@ def parse(line: str, folder: Path) -> tuple[dict, cli.Command]:
 def test_there_are_commands_to_check():
     lines = [param.values[0] for param in COMMANDS]
     assert len(lines) > 25
-    assert {"prepare", "pretrain", "evaluate", "generate", "replay", "check", "convert", "embed"} == {
-        name for line in lines for name in re.findall(r"experiments\.(\w+)", line)
-    }
+    mains = "prepare pretrain evaluate generate replay check convert embed finetune leaderboard score"
+    assert set(mains.split()) == {name for line in lines for name in re.findall(r"experiments\.(\w+)", line)}
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -119,7 +119,7 @@ def test_a_command_is_understood(line, saved, monkeypatch):
         return
     if line.startswith("source "):
         return
-    for page in ("configs.md", "add-an-objective.md", "add-a-model.md"):
+    for page in ("configs.md", "add-an-objective.md", "add-a-model.md", "leaderboard.md"):
         if not ("my_config" in line and page == "add-an-objective.md"):  # two pages have a my_config.py
             save(page, saved)
     parse(line, saved)
