@@ -75,7 +75,7 @@ class QuestionAnswering(Task):
                 rows.append(ids)
                 types.append(kinds)
                 pieces.append(piece)
-        tokens = {"tokens": stacked(rows, tokenizer.vocab.pad_id), "types": stacked(types, 0)}
+        tokens = {"tokens": stacked(rows, tokenizer.vocab.pad_id), "types": stacked(types, 0, np.int8)}
         start, end = np.array(bounds, np.int32).T
         labels = {"start": start, "end": end} if labelled else {}
         size = np.array([len(row) for row in rows], np.int32)

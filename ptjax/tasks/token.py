@@ -57,19 +57,18 @@ class TokenClassification(Task):
                 f"task.stride={self.stride}: raise the one or lower the other"
             )
         owner, rows, words = [], [], []
-        for number, example in enumerate(examples):
+        for place, example in enumerate(examples):
             ids, spans = tokenizer.encode_offsets(" ".join(example["words"]))
-            word_at = first_pieces(example["words"], spans)
+            word = first_pieces(example["words"], spans)
+            if not len(ids) and not before and not behind:  # nothing to read, and attention needs something
+                ids, word = np.array([tokenizer.vocab.boundary_id]), np.array([-1])
             parts = windows(len(ids), room, self.stride)
-            chosen = most_context(np.arange(len(ids)), parts)
+            chosen = most_context(parts)
             for part, (start, stop) in enumerate(parts):
-                here = np.where(chosen[start:stop] == part, word_at[start:stop], -1)
-                edges = np.full(len(before), -1), np.full(len(behind), -1)
-                owner.append(number)
+                here = np.where(chosen[start:stop] == part, word[start:stop], -1)
+                owner.append(place)
                 rows.append(tokenizer.frame(ids[start:stop]))
-                words.append(np.concatenate([edges[0], here, edges[1]]))
-                if not len(rows[-1]):  # nothing to read, and attention needs something
-                    rows[-1], words[-1] = np.array([tokenizer.vocab.boundary_id]), np.array([-1])
+                words.append(np.pad(here, (len(before), len(behind)), constant_values=-1))
         owner, word = np.array(owner, np.int32), stacked(words, -1)
         tokens = {"tokens": stacked(rows, tokenizer.vocab.pad_id), "word": word}
         if all("labels" in example for example in examples):

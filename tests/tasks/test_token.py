@@ -74,11 +74,11 @@ def test_windows(count, room, stride):
     assert found[0][0] == 0 and found[-1][1] == count and all(stop - start <= room for start, stop in found)
     assert all(before[1] - after[0] == stride for before, after in zip(found, found[1:]))
     assert all(after[1] > before[1] for before, after in zip(found, found[1:]))  # each has something new
-    if count:
-        chosen = most_context(np.arange(count), found)
-        for place, window in enumerate(chosen):
-            nearer = [min(place - start, stop - 1 - place) for start, stop in found]
-            assert nearer[window] == max(nearer) >= 0
+    chosen = most_context(found)
+    assert len(chosen) == count
+    for place, window in enumerate(chosen):
+        nearer = [min(place - start, stop - 1 - place) for start, stop in found]
+        assert window == nearer.index(max(nearer)) and max(nearer) >= 0
 
 
 def test_first_pieces():
