@@ -156,4 +156,4 @@ class Tuner:
     def flops(self, length: int) -> float:
         """Matrix-product FLOPs of a run's step on rows of so many tokens."""
         per_row = self.task.flops_per_row(self.learner.experiment.model, length, self.learner.vocab)
-        return self.task.tuning.passes * self.config.recipe.batch_size * per_row
+        return self.task.tuning.passes(self.abstract.params) * self.config.recipe.batch_size * per_row

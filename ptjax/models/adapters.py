@@ -73,6 +73,13 @@ def merged(params: PyTree, alpha: float) -> PyTree:
     return _changed({name: part for name, part in params.items() if name != PART}, params[PART], alpha, ())
 
 
+def share(params: PyTree) -> float:
+    """Of the numbers in the body's kernels, the part that is in kernels with an adapter."""
+    sizes = {tuple(key.key for key in path): x.size for path, x in jax.tree_util.tree_leaves_with_path(params)}
+    kernels = {path: size for path, size in sizes.items() if path[0] == "body" and path[-1] == "kernel"}
+    return sum(size for path, size in kernels.items() if (PART, *path, "a") in sizes) / sum(kernels.values())
+
+
 def _changed(params: PyTree, change: PyTree, alpha: float, path: tuple[str, ...]) -> PyTree:
     if path and path[-1] == "kernel":
         a, b, count = change["a"], change["b"], stacked(path)

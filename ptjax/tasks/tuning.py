@@ -19,9 +19,9 @@ class Tuning(Config):
         """Whether this parameter changes."""
         return True
 
-    @property
-    def passes(self) -> float:
-        """The cost of a training step in forward passes: one forward, and two backward where kernels have gradients."""
+    def passes(self, params: PyTree) -> float:
+        """The cost of a training step in forward passes: one forward, one back to the inputs of kernels, and as much
+        of a third as kernels have gradients. params: of the net, or their shapes."""
         return 3.0
 
     def merged(self, params: PyTree) -> PyTree:
@@ -41,8 +41,7 @@ class Probe(Tuning):
     def learns(self, path):
         return path[0] != "body"
 
-    @property
-    def passes(self):
+    def passes(self, params):
         return 1.0
 
 
@@ -53,7 +52,7 @@ class LoRA(Tuning):
 
     The change is added to the kernels before the net runs, not beside each projection: it works for every body as it
     is, for one small product a step, and the model that is kept is a plain one. The gradient of a changed kernel is
-    made on the way, so a step takes about the time of one that changes everything.
+    made on the way; what is saved is the gradient of the others, and the optimizer's memory.
     """
 
     rank: int = chz.field(default=8, doc="of the change of each kernel")
@@ -77,6 +76,9 @@ class LoRA(Tuning):
 
     def learns(self, path):
         return path[0] != "body"
+
+    def passes(self, params):
+        return 2.0 + adapters.share(params)
 
     def merged(self, params):
         return adapters.merged(params, self.alpha)

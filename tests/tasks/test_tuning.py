@@ -132,6 +132,14 @@ def test_adapters_answer_and_learn_as_the_formula_says():
     np.testing.assert_allclose(db, 2.0 * a.swapaxes(1, 2) @ dw, rtol=1e-3, atol=1e-5)
 
 
+def test_the_cost_of_a_step():
+    """Kernels of a layer of width 16: four of attention and two of twice that size."""
+    shape = lambda targets: shapes(LoRA(targets=targets).net(plain_net("GPT")), 8)[0]  # noqa: E731
+    assert LORA.passes(shape(("query", "value"))) == pytest.approx(2 + 2 / 8)
+    assert LORA.passes(shape(("query", "down"))) == pytest.approx(2 + 3 / 8)
+    assert LORA.passes(shape(("attention", "mlp"))) == Full().passes(shape(("key",))) == 3
+
+
 # Training.
 
 
