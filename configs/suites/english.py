@@ -25,12 +25,12 @@ def get_config(data: str, seeds: int = 1) -> Suite:
     return Suite(
         name="english",
         tasks=(
-            SequenceClassification(name="sst2", examples=TableExamples(**sst2), length=64),
-            SequenceClassification(name="trec", examples=TableExamples(**trec), length=64),
+            SequenceClassification(name="sst2", examples=TableExamples(**sst2), length=64, epochs=2.0),
+            SequenceClassification(name="trec", examples=TableExamples(**trec), length=64, epochs=4.0),
             SequenceClassification(name="rte", examples=JsonExamples(**rte), length=128),
-            TokenClassification(name="wikiann", examples=ConllExamples(**ner), length=128),
-            TokenClassification(name="conll2000", examples=ConllExamples(**chunks), length=128),
-            QuestionAnswering(name="xquad", examples=SquadExamples(**squad), length=256, stride=64, epochs=6.0),
+            TokenClassification(name="wikiann", examples=ConllExamples(**ner), length=128, limit=6000),
+            TokenClassification(name="conll2000", examples=ConllExamples(**chunks), length=128, epochs=2.0),
+            QuestionAnswering(name="xquad", examples=SquadExamples(**squad), length=256, stride=64, epochs=4.0),
         ),
-        recipe=Recipe(learning_rates=(1e-4,), seeds=tuple(range(seeds)), epochs=3.0, evaluations=3),
+        recipe=Recipe(learning_rates=(1e-4,), seeds=tuple(range(seeds)), epochs=3.0, evaluations=2),
     )

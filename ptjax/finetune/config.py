@@ -30,7 +30,8 @@ class Recipe(Config):
     evaluations: int = chz.field(default=4, doc="validations a run, evenly spread; the best one's parameters are kept")
     patience: int | None = chz.field(default=None, doc="validations without a better one that end a run; None: never")
     together: int = chz.field(
-        default=1, doc="runs that train at once under vmap, on one device: faster where one alone does not fill it"
+        default=1,
+        doc="runs that train at once under vmap, on the first device: faster where one alone does not fill it",
     )
 
     @chz.validate
@@ -76,6 +77,8 @@ class FineTuning(Config):
     def _known(self):
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
+        if self.recipe.together > 1 and self.mesh != partition.MeshConfig():
+            raise ValueError(f"recipe.together={self.recipe.together} is for one device: leave mesh as it is")
         if self.mesh.layout != "jit":
             raise ValueError("fine-tuning compiles for a mesh: leave mesh.layout=jit")
 

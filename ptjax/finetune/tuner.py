@@ -42,14 +42,10 @@ class Tuner:
             model, self.task, recipe.optimizer, self.steps, self.task.length, recipe.batch_size, self.config.mesh
         )
         self.learner = Learner(lesson, self.start.tokenizer.vocab)
-        self.mesh = partition.make_mesh(self.config.mesh)
+        self.mesh = partition.make_mesh(self.config.mesh, None if self.together == 1 else jax.devices()[:1])
         shards = partition.batch_shards(self.mesh)
         if recipe.batch_size % shards:
             raise UserError(f"recipe.batch_size={recipe.batch_size} does not divide into {shards} shards of the mesh")
-        if self.together > 1 and self.mesh.size > 1:
-            raise UserError(
-                f"recipe.together={self.together} is for one device, and the mesh has {self.mesh.size}: leave it at 1"
-            )
         self.abstract, self.shardings = self.learner.shardings(self.mesh)
 
     @functools.cached_property

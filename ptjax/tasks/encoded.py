@@ -9,7 +9,7 @@ import numpy as np
 from ptjax.data.pipeline import permutation
 
 Batch = dict[str, np.ndarray]
-SHORTEST = 16  # tokens of a row, as compiled: this, or twice that, or twice that, ...
+SHORTEST = 16  # tokens of a row, as compiled: 16, 24, 32, 48, 64, 96, ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,10 +64,10 @@ class Encoded:
 
 
 def rounded(count: int, least: int, most: int) -> int:
-    """Up to `least` times a power of two, at most `most`."""
-    while least < count:
+    """Up to `least` times a power of two, or half as much more; at most `most`."""
+    while least < count and 3 * least // 2 < count:
         least *= 2
-    return min(least, most)
+    return min(least if least >= count else 3 * least // 2, most)
 
 
 _order = functools.lru_cache(maxsize=4)(permutation)  # each batch of an epoch asks for it

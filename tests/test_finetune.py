@@ -1,0 +1,269 @@
+"""Fine-tuning end to end on tiny models: grids, selection, what is kept, resuming, and what goes wrong."""
+
+import functools
+import json
+
+import chz
+import jax
+import numpy as np
+import pytest
+
+from ptjax.config import UserError, from_json, to_json
+from ptjax.data.examples import Examples
+from ptjax.finetune import FineTuning, Recipe, finetune
+from ptjax.finetune import run as run_module
+from ptjax.finetune.cells import Cell, CellFolder, rounded_curve
+from ptjax.finetune.run import Grid, selected_rate
+from ptjax.pretrained import Pretrained
+from ptjax.tasks import LoRA, Probe, SequenceClassification, SequenceRegression
+from ptjax.tasks.sequence import shortened
+from tests.small import experiment
+from ptjax.train import Run, train
+
+WORDS = {"good": ("with", "statement"), "bad": ("import", "module")}
+
+
+@chz.chz
+class Topics(Examples):
+    """Sentences with a word of their class among words that say nothing; `numbers`: a number in place of a class."""
+
+    numbers: bool = chz.field(default=False, doc="labels are numbers")
+    hidden: bool = chz.field(default=False, doc="the test has no labels")
+
+    @property
+    def available(self):
+        return ("train", "validation", "test")
+
+    def load(self, split):
+        random = np.random.default_rng(("train", "validation", "test").index(split))
+        for i in range(96 if split == "train" else 32):
+            label = ("good", "bad")[i % 2]
+            words = [*random.choice(["the", "object", "value", "name", "class"], 4), WORDS[label][i // 2 % 2]]
+            example = {"id": f"{split}{i}", "text": " ".join(random.permutation(words))}
+            if not (self.hidden and split == "test"):
+                example["label"] = (100.0 + 5 * (i % 2)) if self.numbers else label
+            yield example
+
+
+RECIPE = Recipe(learning_rates=(1e-2,), epochs=6.0, batch_size=16, evaluations=3)
+
+
+@pytest.fixture(scope="module")
+def begin(trained):
+    return str(trained("mlm").workdir)
+
+
+def classification(begin, **changes) -> FineTuning:
+    task = SequenceClassification(name="topics", examples=Topics(), length=16)
+    return chz.replace(FineTuning(task=task, init_from=begin, recipe=RECIPE), **changes)
+
+
+@pytest.fixture(scope="module")
+def tuned(begin, tmp_path_factory):
+    """A finished grid of a useless rate and a good one, with two seeds: (config, workdir, result, what was said)."""
+    workdir, said = tmp_path_factory.mktemp("tuned") / "run", []
+    config = classification(begin, recipe=chz.replace(RECIPE, learning_rates=(1e-7, 1e-2), seeds=(0, 1)))
+    return config, workdir, finetune(config, workdir, on_event=said.append), said
+
+
+def answers(workdir, cell, split="test"):
+    path = CellFolder.of(workdir, cell).path / f"{split}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_grid_learns_selects_and_writes(tuned):
+    config, workdir, result, said = tuned
+    assert result["learning_rate"] == 1e-2 and result["cells"] == ["lr0.01-seed0", "lr0.01-seed1"]
+    assert result["failed"] == {} and result["examples"] == {"train": 96, "validation": 32, "test": 32}
+    assert json.loads((workdir / "result.json").read_text()) == result
+    for rate, worst, best in ((1e-7, 0.0, 0.8), (1e-2, 0.9, 1.0)):
+        for seed in (0, 1):
+            cell = CellFolder.of(workdir, Cell(rate, seed)).read()
+            assert worst <= cell["scores"]["test"]["accuracy"] <= best
+            assert cell["steps"] == 36 and len(cell["validation"]) == 3 and cell["tokens"] > 0
+            written = answers(workdir, Cell(rate, seed))
+            right = np.mean([x["prediction"] == y["label"] for x, y in zip(written, config.task.examples.read("test"))])
+            assert right == pytest.approx(cell["scores"]["test"]["accuracy"])
+            assert all(sum(x["chances"].values()) == pytest.approx(1, abs=1e-4) for x in written)
+    assert any("body taken" in line and "classifier fresh" in line for line in said)
+
+
+def test_seeds_differ_and_repeat(tuned, begin, tmp_path):
+    config, workdir, *_ = tuned
+    first, other = (answers(workdir, Cell(1e-2, seed)) for seed in (0, 1))
+    assert first != other
+    finetune(classification(begin), tmp_path / "again", on_event=str)
+    assert answers(tmp_path / "again", Cell(1e-2, 0)) == first  # alone or in a grid
+
+
+def test_the_grid_compiles_once(begin, tmp_path, monkeypatch):
+    """One step and one prediction for each length of rows, whatever the rate and the seed."""
+    recipe = chz.replace(RECIPE, learning_rates=(1e-3, 1e-2), seeds=(0, 1, 2))
+    grid = Grid(classification(begin, recipe=recipe), Pretrained.open(begin), tmp_path, str)
+    tuner, traced = grid.tuner(), []
+    step = tuner.learner.train_step
+    monkeypatch.setattr(type(tuner.learner), "train_step", lambda self, *rest: traced.append(1) or step(*rest))
+    assert len(grid.run()["cells"]) == 3
+    assert len(traced) == len({grid.encoded["train"].fitting(np.array([row])) for row in range(96)}) == 1
+
+
+def test_done_cells_are_not_run_again_and_others_can_join(tuned, begin, monkeypatch, tmp_path):
+    config, workdir, result, _ = tuned
+    monkeypatch.setattr(Grid, "_run", lambda self, group: pytest.fail("nothing is left"))
+    again = finetune(config, workdir, on_event=str)
+    assert again == result
+    more, asked = chz.replace(config, recipe=chz.replace(config.recipe, seeds=(0, 1, 2))), []
+    monkeypatch.setattr(Grid, "_run", lambda self, group: asked.extend(group))
+    finetune(more, workdir, on_event=str)
+    assert asked == [Cell(1e-7, 2), Cell(1e-2, 2)]
+    with pytest.raises(UserError, match="recipe.epochs: 6.0 there, 2.0 here"):
+        finetune(chz.replace(config, recipe=chz.replace(config.recipe, epochs=2.0)), workdir, on_event=str)
+    (workdir / "config.json").write_text(to_json(config))
+
+
+def test_the_best_model_is_kept_whole(tuned):
+    config, workdir, *_ = tuned
+    best = Pretrained.open(workdir / "best")
+    assert not best.causal and best.objective.labels == ("bad", "good") and best.objective.pool == "mean"
+    encoded = best.objective.encode(config.task.examples.read("test"), best.tokenizer)
+    grid = Grid(config, Pretrained.open(config.init_from), workdir, str)
+    tuner = grid.tuner()
+    params = best.source.read(jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+                                           tuner.abstract.params, tuner.shardings.params))  # fmt: skip
+    given = best.objective.answers(grid.splits["test"], encoded, tuner.predict(params, encoded), best.tokenizer)
+    assert given in [answers(workdir, Cell(1e-2, seed)) for seed in (0, 1)]
+
+
+def test_a_fine_tuned_model_begins_another(tuned, tmp_path):
+    _, workdir, *_ = tuned
+    task = SequenceRegression(name="numbers", examples=Topics(numbers=True), length=16)
+    config = FineTuning(task=task, init_from=str(workdir / "best"), recipe=RECIPE)
+    result = finetune(config, tmp_path, on_event=str)
+    cell = CellFolder.of(tmp_path, Cell(1e-2, 0)).read()
+    assert cell["scores"]["test"]["pearson"] > 0.9 and result["metric"] == "pearson"
+    numbers = [x["prediction"] for x in answers(tmp_path, Cell(1e-2, 0))]
+    assert 95 < min(numbers) and max(numbers) < 110  # in the units of the labels
+
+
+@pytest.mark.parametrize("tuning", [Probe(), LoRA(rank=2, targets=("query", "value"))], ids=["probe", "lora"])
+def test_what_does_not_learn_stays(tuning, begin, tmp_path):
+    config = classification(begin)
+    config = chz.replace(config, task=chz.replace(config.task, tuning=tuning))
+    result = finetune(config, tmp_path, on_event=str)
+    assert result["learning_parameters"] < result["parameters"] / 10
+    best, start = Pretrained.open(tmp_path / "best"), Pretrained.open(begin)
+    read = lambda one: one.source.read({"body": jax.tree.map(  # noqa: E731
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])),
+        one.source.shapes["body"])})  # fmt: skip
+    equal = jax.tree.map(lambda a, b: bool((a == b).all()), read(best), read(start))
+    changed = {jax.tree_util.keystr(path, simple=True, separator="/")
+               for path, same in jax.tree_util.tree_leaves_with_path(equal) if not same}  # fmt: skip
+    kernels = {f"body/layers/block/attention/{name}/kernel" for name in ("query", "value")}
+    assert changed == (set() if isinstance(tuning, Probe) else kernels)
+    assert set(best.source.shapes) == {"body", "classifier"}
+
+
+def test_together_is_alone(tuned, begin, tmp_path):
+    """Runs under vmap: the same answers as one by one (there is no dropout here in the body; none in the head)."""
+    config = classification(begin, recipe=chz.replace(RECIPE, seeds=(0, 1), evaluations=1))
+    config = chz.replace(config, task=chz.replace(config.task, dropout=0.0))
+    for together in (1, 2):
+        recipe = chz.replace(config.recipe, together=together)
+        finetune(chz.replace(config, recipe=recipe), tmp_path / str(together), on_event=str)
+    for seed in (0, 1):
+        alone, both = (answers(tmp_path / str(n), Cell(1e-2, seed)) for n in (1, 2))
+        for a, b in zip(alone, both, strict=True):
+            assert a["chances"]["good"] == pytest.approx(b["chances"]["good"], abs=1e-4)
+
+
+def test_a_crash_leaves_the_others_alone(begin, tmp_path, monkeypatch):
+    config = classification(begin, recipe=chz.replace(RECIPE, seeds=(0, 1), evaluations=1))
+    init, said = run_module.Tuner.init, []
+
+    def first_fails(self, rates, seeds):
+        if seeds == [0]:
+            raise RuntimeError("a cosmic ray")
+        return init(self, rates, seeds)
+
+    monkeypatch.setattr(run_module.Tuner, "init", first_fails)
+    result = finetune(config, tmp_path, on_event=said.append)
+    assert result["cells"] == ["lr0.01-seed1"] and "a cosmic ray" in result["failed"]["lr0.01-seed0"]
+    assert any("seed0 failed" in line and "a cosmic ray" in line for line in said)
+    monkeypatch.undo()
+    assert finetune(config, tmp_path, on_event=str)["failed"] == {}  # what failed is tried again
+
+
+def test_a_rate_that_diverges_is_reported(begin, tmp_path):
+    config = classification(begin, recipe=chz.replace(RECIPE, learning_rates=(1e30,), evaluations=1))
+    with pytest.raises(UserError, match="every run of topics failed; .* is not finite"):
+        finetune(config, tmp_path, on_event=str)
+
+
+def test_hidden_labels_are_predicted_and_not_scored(begin, tmp_path):
+    config = classification(begin, recipe=chz.replace(RECIPE, evaluations=1))
+    config = chz.replace(config, task=chz.replace(config.task, examples=Topics(hidden=True)))
+    finetune(config, tmp_path, on_event=str)
+    cell = CellFolder.of(tmp_path, Cell(1e-2, 0)).read()
+    assert set(cell["scores"]) == {"validation"} and len(answers(tmp_path, Cell(1e-2, 0))) == 32
+
+
+def test_patience_ends_a_run(begin, tmp_path):
+    recipe = chz.replace(RECIPE, learning_rates=(1e-9,), evaluations=12, patience=2)
+    finetune(classification(begin, recipe=recipe), tmp_path, on_event=str)
+    cell = CellFolder.of(tmp_path, Cell(1e-9, 0)).read()
+    assert len(cell["validation"]) == 3 and cell["steps"] == 9 and cell["best_step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(init_from=None), "say what to begin from"),
+        (dict(init_from="/nowhere"), "no such folder"),
+        (dict(recipe=Recipe(batch_size=12)), "recipe.batch_size=12 does not divide into 8 shards"),
+    ],
+)
+def test_mistakes(change, message, begin, tmp_path):
+    with pytest.raises(UserError, match=message):
+        finetune(classification(begin, **change), tmp_path, on_event=str)
+
+
+def test_rows_too_long_for_the_body(begin, tmp_path):
+    config = classification(begin)
+    config = chz.replace(config, task=chz.replace(config.task, length=100))
+    with pytest.raises(UserError, match="task.length=100 is longer than the body's position table"):
+        finetune(config, tmp_path, on_event=str)
+
+
+@pytest.mark.parametrize(
+    "wrong", [dict(learning_rates=()), dict(learning_rates=(1e-3, 1e-3)), dict(seeds=(-1,)), dict(epochs=0.0)]
+)
+def test_recipes_that_cannot_be(wrong):
+    with pytest.raises(Exception, match=f"recipe.{next(iter(wrong))}"):
+        Recipe(**wrong)
+
+
+def test_a_config_is_its_json(begin):
+    config = classification(begin, mesh=FineTuning(task=classification(begin).task).mesh)
+    assert from_json(to_json(config), FineTuning) == config
+
+
+def test_selection():
+    score = lambda value: {"scores": {"validation": {"f1": value}}}  # noqa: E731
+    cells = {Cell(1e-3, 0): score(0.9), Cell(1e-3, 1): score(0.1), Cell(1e-4, 0): score(0.6), Cell(1e-4, 1): score(0.6)}
+    assert selected_rate(cells, "f1") == 1e-4  # by the mean
+    assert selected_rate({cell: score(0.5) for cell in cells}, "f1") == 1e-4  # the lower one of equals
+    del cells[Cell(1e-4, 1)]
+    assert selected_rate(cells, "f1") == 1e-3  # one that fails for fewer seeds
+
+
+def test_long_pairs_lose_the_longer_one_first():
+    a, b = np.arange(100), np.arange(10)
+    sizes = lambda x, y, room: tuple(map(len, shortened(x, y, room)))  # noqa: E731
+    assert sizes(a, b, 50) == (40, 10) and sizes(b, a, 50) == (10, 40) and sizes(a, a, 51) == (26, 25)
+    assert sizes(b, b, 50) == (10, 10) and sizes(a, b, 0) == (0, 0) and sizes(a, b, -3) == (0, 0)
+
+
+def test_long_curves_are_means():
+    curve = rounded_curve([(i + 1, float(i % 2)) for i in range(1000)], most=100)
+    assert len(curve) == 100 and curve[-1] == [1000, 0.5]
+    assert rounded_curve([]) == []
