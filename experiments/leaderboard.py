@@ -70,7 +70,7 @@ def run(units: list[Unit], start: Callable[..., None]) -> None:
 
         def ended(job: Job, problem: str | None) -> None:
             by_name[job.name].ended(problem)
-            bar.console.print(f"{job.name}  {'done' if problem is None else f'failed: {problem}'}", markup=False)
+            bar.console.print(f"{job.name}  {'done' if problem is None else 'failed'}", markup=False)  # why: at the end
 
         start(jobs, ended=ended, watch=watch)
         watch([])

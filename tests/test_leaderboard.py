@@ -333,6 +333,13 @@ def test_a_crash_is_told_and_stops_nothing_else(run, data, tmp_path, capsys):
     assert code == 0 and board["failed"] == [] and len(started(tmp_path / "ok")) == 2
 
 
+def test_what_is_still_to_come_is_missing(run, data, tmp_path):
+    run(suite(data), f"a={model(tmp_path / 'a')}", f"b={model(tmp_path / 'b')}")
+    shutil.rmtree(run.workdir / "a" / "tone" / "cells" / "lr5e-05-seed1")
+    code, board = run(suite(data), "--report-only")
+    assert code == 0 and board["submissions"][1]["missing"] == ["tone"] and board["failed"] == []
+
+
 def test_damaged_results_of_one_do_not_hide_the_others(run, data, tmp_path):
     run(suite(data), f"a={model(tmp_path / 'a')}", f"b={model(tmp_path / 'b')}")
     path = run.workdir / "a" / "tone" / "cells" / "lr5e-05-seed0" / "test.jsonl"

@@ -76,7 +76,10 @@ def write_labels(tasks: Sequence[Task], folder: Path) -> list[Path]:
         references = References.read(task)
         hidden = [{k: v for k, v in example.items() if k not in LABELS} for example in references.examples]
         if hidden == references.examples:
-            raise UserError(f"task {task.name}: its examples are their labels, so that nothing can be hidden")
+            raise UserError(
+                f"task {task.name}: its examples are their labels, so that nothing can be hidden: leave it out of the "
+                "suite that is handed out"
+            )
         texts[folder / f"{task.name}.jsonl"] = references.examples
         texts[folder / HIDDEN / f"{task.name}.jsonl"] = hidden
     for path in texts:

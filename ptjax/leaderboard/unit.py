@@ -79,13 +79,13 @@ class Unit:
         return cost
 
     def read(self, references: References, predictions: Path) -> Result | None:
-        """What the selected rate's runs have come to; None where there are none. Their predictions, of the test split
-        where there is one, are written to FOLDER/SEED.jsonl.
+        """What the selected rate's runs have come to; None where there are none, or some are still to come. Their
+        predictions, of the test split where there is one, are written to FOLDER/SEED.jsonl.
 
         Raises UserError: files that are not what fine-tuning has written, or of other examples.
         """
         done = {cell: CellFolder.of(self.folder, cell).read() for cell in self.cells_done()}
-        if not done:
+        if not done or {cell.name for cell in self.cells()} - {cell.name for cell in done} - set(self.failed()):
             return None
         metric = self.config.task.metric
         rate = None if self.config.task.zero_shot else selected_rate(done, metric)
