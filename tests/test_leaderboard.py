@@ -20,7 +20,7 @@ from experiments import leaderboard as leaderboard_main
 from ptjax.config import UserError, from_json, override, to_json
 from ptjax.data.examples import JsonExamples
 from ptjax.finetune import Recipe
-from ptjax.jobs import run_here
+from ptjax.jobs import run_here, run_on_slurm
 from ptjax.leaderboard import Suite
 from ptjax.leaderboard.board import rank
 from ptjax.leaderboard.entry import Entry, Result, Run
@@ -383,6 +383,12 @@ def test_mistakes_are_told_in_a_line(run, data, argument, message, capsys, tmp_p
     assert message in capsys.readouterr().err
 
 
+def test_examples_that_are_not_there_are_missed_before_anything_runs(run, data, tmp_path, capsys):
+    (data / "topic-test.jsonl").unlink()
+    code, _ = run(suite(data), f"a={model(tmp_path / 'a')}")
+    assert code == 2 and "topic-test.jsonl" in capsys.readouterr().err and started(tmp_path / "a") == []
+
+
 def test_the_workdir_of_another_run_is_left_alone(run, data, tmp_path, capsys):
     run.workdir.mkdir()
     (run.workdir / "config.json").write_text('{"": "ptjax.train:Experiment"}')
@@ -422,6 +428,26 @@ def test_a_runner_that_is_killed_goes_on_where_it_was(data, tmp_path):
     )
     assert all(unit.is_done() for unit in board.units) and first.stat().st_mtime_ns == kept
     assert board.report()["submissions"][0]["complete"]
+
+
+def test_runs_go_to_submitit_as_they_go_here(data, tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setattr(leaderboard_main, "FINETUNE", FAKE)
+    submissions = [
+        Submission(name="a", path=str(model(tmp_path / "a"))),
+        Submission(name="b", path=str(model(tmp_path / "b", die=1))),
+    ]
+    board = Leaderboard.open(suite(data, tasks=(classification(data, "tone"),)), tmp_path / "board", submissions)
+    settings = leaderboard_main.slurm_settings("gpu,timeout_min=2", jobs=2)
+    folder = tmp_path / "board" / ".slurm"
+    leaderboard_main.run(
+        board.units, functools.partial(run_on_slurm, settings=settings, folder=folder, cluster="local")
+    )
+    report = board.report()
+    assert [(s["name"], s["complete"]) for s in report["submissions"]] == [("a", True), ("b", False)]
+    assert "it ends at once" in report["failed"][0]["error"]
+    with pytest.raises(UserError, match="slurm_partitoin"):
+        run_on_slurm([], {"slurm_partitoin": "gpu"}, folder, lambda *_: None, cluster="local")
 
 
 def test_slurm_settings_are_those_of_submitit():

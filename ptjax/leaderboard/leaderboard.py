@@ -42,14 +42,14 @@ class Leaderboard:
     def open(cls, suite: Suite, workdir: Path, submissions: Sequence[Submission]) -> "Leaderboard":
         """These submissions, and those that the workdir has already.
 
-        Raises UserError: no submission; one that is neither a model nor predictions; a workdir with finished runs of
-        another suite.
+        Raises UserError: no submission; one that is neither a model nor predictions; examples that cannot be read; a
+        workdir with finished runs of another suite.
         """
         if other := _other_owner(workdir):
             raise UserError(f"{workdir} holds {other}, not a leaderboard: name another --workdir")
         if twice := {s.name for s in submissions if [t.name for t in submissions].count(s.name) > 1}:
             raise UserError(f"two submissions are named {', '.join(sorted(twice))}")
-        there = {path.parent.name: from_json(path.read_text(), Submission) for path in workdir.glob(f"*/{SUBMISSION}")}
+        there = {path.parent.name: _read(path) for path in workdir.glob(f"*/{SUBMISSION}")}
         named = there | {submission.name: submission for submission in submissions}
         if not named:
             raise UserError("nothing has been submitted: --submission=NAME=FOLDER")
@@ -57,6 +57,7 @@ class Leaderboard:
         for submission in board.submissions:
             if not submission.is_model():
                 find_predictions(submission.folder, [task.name for task in suite.tasks])
+        board.references  # what would fail after all runs fails now
         for unit in board.units:
             if not unit.is_done():
                 unit.claim()
@@ -78,24 +79,28 @@ class Leaderboard:
             if submission.is_model()
         ]
 
+    @functools.cached_property
+    def references(self) -> dict[str, References]:
+        """By name of the task."""
+        return {task.name: References.read(task) for task in self.suite.tasks}
+
     def _unit(self, submission: Submission, task) -> Unit:
         config = FineTuning(task=task, init_from=submission.path, fresh=submission.fresh, recipe=self.suite.recipe)
         return Unit(submission.name, config, self.workdir / submission.name / task.name)
 
     def report(self) -> dict[str, Any]:
-        """Ranks what there is, and writes leaderboard.json, leaderboard.html and predictions. Raises UserError where
-        examples cannot be read; what is wrong with a submission is in the report."""
-        references = {task.name: References.read(task) for task in self.suite.tasks}
-        board = rank(self.suite, references, [self._entry(submission, references) for submission in self.submissions])
+        """Ranks what there is, and writes leaderboard.json, leaderboard.html and predictions. What is wrong with a
+        submission is in the report."""
+        board = rank(self.suite, self.references, [self._entry(submission) for submission in self.submissions])
         with disk_errors(self.workdir):
             write_json(self.workdir / JSON, board)
             (self.workdir / PAGE).write_text(leaderboard_page(board), encoding="utf-8")
         return board
 
-    def _entry(self, submission: Submission, references: dict[str, References]) -> Entry:
+    def _entry(self, submission: Submission) -> Entry:
         if not submission.is_model():
             try:
-                return Entry.of_predictions(submission.name, submission.folder, references)
+                return Entry.of_predictions(submission.name, submission.folder, self.references)
             except UserError as error:
                 failed = [{"task": None, "cell": None, "error": str(error)}]
                 return Entry(submission.name, {}, submission.described(), failed=failed)
@@ -106,7 +111,7 @@ class Leaderboard:
             task = unit.config.task.name
             problems = unit.failed()
             try:
-                result = unit.read(references[task], self.workdir / submission.name / PREDICTIONS / task)
+                result = unit.read(self.references[task], self.workdir / submission.name / PREDICTIONS / task)
                 if result is not None:
                     results[task] = result
                     costs.append(unit.cost())
@@ -135,6 +140,13 @@ def _other_owner(workdir: Path) -> str | None:
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return "something else"
     return None if owner == Suite.__name__ else f"another kind of run ({owner})"
+
+
+def _read(path: Path) -> Submission:
+    try:
+        return from_json(path.read_text(), Submission)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _write(path: Path, config: Config) -> None:

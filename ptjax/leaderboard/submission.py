@@ -13,6 +13,7 @@ from ptjax.config import Config, UserError, from_json
 from ptjax.logging import FILE as METRICS
 from ptjax.logging import read_metrics
 from ptjax.pretrained import Pretrained
+from ptjax.train import Experiment
 
 
 @chz.chz
@@ -64,18 +65,18 @@ class Submission(Config):
             return about
         try:
             flat = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            plain = {key: value for key, value in flat.items() if key and not isinstance(value, dict)}
+        except (OSError, ValueError, AttributeError):  # fine-tuning will say what is wrong with it
             return about
         about["fresh"] = str(self.fresh)
-        plain = {key: value for key, value in flat.items() if key and not isinstance(value, dict)}
         return about | {key: _text(value) for key, value in plain.items()}
 
     def pretraining(self) -> dict[str, Any] | None:
         """Its cost and its course, where it is a run of ptjax with a log."""
         if self.fresh or not self.is_model() or not (self.folder / METRICS).is_file():
             return None
-        with contextlib.suppress(UserError):  # what the log of another program is called the same, or half of a run
-            experiment = from_json(read_config(self.folder))
+        with contextlib.suppress(UserError):  # half of a run, or one whose corpus is gone
+            experiment = from_json(read_config(self.folder), Experiment)
             steps = max((record["step"] for record in read_metrics(self.folder)), default=0)
             curve = [
                 [r["step"], r["loss"]] for r in read_metrics(self.folder, "validation") if r.get("loss") is not None
