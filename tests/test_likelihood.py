@@ -21,7 +21,7 @@ from ptjax.likelihood import (
     likelihood_of,
     part_of,
 )
-from ptjax.models import BERT, GPT, XLNet
+from ptjax.models import BERT, GPT, T5, XLNet
 from ptjax.models.heads import init
 from ptjax.objectives import (
     MLM,
@@ -40,7 +40,7 @@ from ptjax.objectives import (
     SpanCorruption,
 )
 from ptjax.pretrained import Pretrained
-from ptjax.types import Hidden, Mask, TextInput
+from ptjax.types import Hidden, Mask, PairInput, TextInput
 
 SIZE = dict(layers=2, width=16, heads=2, hidden=32, max_length=40, dropout=0.0, attention_dropout=0.0, unroll=False)
 VOCAB = VocabSpec.synthetic(100)
@@ -67,6 +67,7 @@ class Numbers(Tokenizer):
 def scorer(objective, body, likelihood, framing, vocab=VOCAB) -> Scorer:
     """Random weights, large enough that every token that is seen makes a difference."""
     model = body(**SIZE)
+    vocab = objective.vocabulary(vocab)
     net = objective.net(model, vocab)
     params = jax.jit(lambda: init(net, jax.random.key(0), 8))()
     params = jax.tree.map(lambda x: 20 * x if x.ndim > 1 else x, params)
@@ -177,6 +178,40 @@ def test_hybrid_fills_a_mask_from_the_state_before_it():
     row = [*ids(TEXTS[0]), VOCAB.boundary_id]
     expected = pseudo(s, row, {i: [i] for i in range(1, len(row) - 1)}, shift=1)
     assert s.scores([TEXTS[0]])[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("objective, body", [(SpanCorruption(), T5), (UL2(), GPT)], ids=["t5", "ul2 on gpt"])
+def test_a_sentinel_stands_for_a_token(objective, body):
+    """The decoder reads the sentinel and says what it stands for. UL2 announces the regular kind, [R]."""
+    s = scorer(objective, body, PseudoLikelihood(), ENDED)
+    row = [10, 12, 15, 11, VOCAB.boundary_id]
+    sentinel, mode = s.vocab.extra_ids[0], [s.vocab.extra_ids[256]] if isinstance(objective, UL2) else []
+
+    def read(tokens, causal):
+        mask = Mask(causal=causal, valid=jnp.ones_like(tokens, bool), segments=jnp.zeros_like(tokens))
+        return TextInput(tokens, jnp.arange(tokens.shape[1])[None], mask)
+
+    @jax.jit
+    def answer(source, target):
+        logits = s.net.apply({"params": s.params}, PairInput(read(source, False), read(target, True)))
+        return jax.nn.log_softmax(logits[0, 1, : s.vocab.size])
+
+    shown = [[*mode, *row[:i], sentinel, *row[i + 1 :]] for i in range(4)]
+    target = np.array([[VOCAB.pad_id, sentinel]])
+    total = sum(float(answer(np.array([source]), target)[row[i]]) for i, source in enumerate(shown))
+    assert s.scores(["10 12 15 11"])[0] == pytest.approx(total, rel=1e-5)
+
+    asked = PseudoLikelihood(within_word=True).questions(s._framed(["10 12 15 11"])[0], objective, s.vocab)
+    rest = [[sentinel, *row[3:]], [10, sentinel, *row[3:]], [10, 12, sentinel, *row[3:]], shown[3][len(mode) :]]
+    assert [question.tokens.tolist() for question in asked] == [mode + source for source in rest]
+    assert s.fit(["11 " * 36, "11 " * 37]).tolist() == [True, False]  # a mode, the decoder's two, and the boundary
+
+
+def test_the_longest_text_fits_with_its_answer():
+    s = scorer(UL2(), GPT, PseudoLikelihood(), ENDED)
+    assert np.isfinite(s.scores(["11 " * 36])).all()
+    with pytest.raises(UserError, match="has 38 tokens, and the model reads at most 37"):
+        s.scores(["11 " * 37], ["it"])
 
 
 # --- orders ---
@@ -319,9 +354,10 @@ def test_the_usual_likelihood():
         (Hybrid(), PseudoLikelihood, Hybrid),
         (PLM(), Permutation, PLM),
         (MaskedDiffusion(), DiffusionBound, MaskedDiffusion),
+        (UL2(), PseudoLikelihood, UL2),
         (mixed(RTD(), CausalLM()), Causal, CausalLM),
         (in_order(CausalLM(), MLM()), PseudoLikelihood, MLM),
-        (in_order(MLM(), mixed(SpanCorruption(), MaskedDiffusion())), DiffusionBound, MaskedDiffusion),
+        (in_order(MLM(), mixed(RTD(), MaskedDiffusion())), DiffusionBound, MaskedDiffusion),
     ]:
         found = likelihood_of(objective)
         assert type(found) is kind and type(part_of(objective, found)) is part
@@ -329,7 +365,7 @@ def test_the_usual_likelihood():
 
 
 def test_who_has_none_is_told_who_has():
-    for objective in (RTD(), SpanCorruption(), UL2(), mixed(RTD(), UL2())):
+    for objective in (RTD(), mixed(RTD(), RTD())):
         with pytest.raises(UserError, match="gives a text no likelihood.*CausalLM, PrefixLM, MLM"):
             likelihood_of(objective)
     with pytest.raises(UserError, match="Causal cannot be asked of .* MLM: .* PseudoLikelihood"):

@@ -29,13 +29,15 @@ class Question:
 
     tokens: int32[n], as they are shown. at: int32[p], the positions whose states answer. labels: int32[p], what is the
     right answer there. order: int32[n], ranks as in `Mask.order`, or None; with it the answers are those of queries at
-    the positions. weight: with which the log-probabilities count.
+    the positions. decoder: int32[t], what a decoder reads, or None; with it the answers are those of its states. All
+    questions of a likelihood are of one kind. weight: with which the log-probabilities count.
     """
 
     tokens: np.ndarray
     at: np.ndarray
     labels: np.ndarray
     order: np.ndarray | None = None
+    decoder: np.ndarray | None = None
     weight: float = 1.0
 
 
@@ -56,6 +58,10 @@ class Likelihood(Config):
     def single(self) -> bool:
         """Whether every question asks for one token."""
         return False
+
+    def room(self, objective: Objective) -> int:
+        """Positions that a question may take beyond its text's."""
+        return 0
 
     def framing(self, tokenizer: Tokenizer, published: bool) -> tuple[Ids, Ids]:
         """Ids before and behind the text. published: whether the model was trained elsewhere."""

@@ -20,7 +20,8 @@ def likelihood_of(objective: Objective) -> Likelihood:
                 return kind
     raise UserError(
         f"a model that has learned {_words(objective)} gives a text no likelihood. Those have one that have learned "
-        "CausalLM, PrefixLM, MLM, NSP, SOP, Hybrid, PLM or MaskedDiffusion: alone, in a Mixed, or last in a Schedule"
+        "CausalLM, PrefixLM, MLM, NSP, SOP, Hybrid, PLM, MaskedDiffusion, SpanCorruption or UL2: alone, in a Mixed, or "
+        "last in a Schedule"
     )
 
 

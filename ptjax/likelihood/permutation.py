@@ -33,4 +33,4 @@ class Permutation(Likelihood):
             order = np.zeros(len(text.tokens), np.int32)
             order[text.begin : text.end] = 1 + (ranks(row, count) if self.orders else np.arange(count))
             at = np.arange(text.begin, text.end)
-            yield Question(text.tokens, at, text.tokens[at], order, 1 / (self.orders or 1))
+            yield Question(text.tokens, at, text.tokens[at], order, weight=1 / (self.orders or 1))

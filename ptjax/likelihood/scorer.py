@@ -18,7 +18,7 @@ from ptjax.models.base import TextModelConfig
 from ptjax.models.heads import init, shapes
 from ptjax.objectives import Objective
 from ptjax.objectives.cross_entropy import cross_entropy
-from ptjax.types import Array, Mask, PyTree, TextInput
+from ptjax.types import Array, Mask, PairInput, PyTree, TextInput
 
 if TYPE_CHECKING:
     from ptjax.pretrained import Pretrained
@@ -86,7 +86,11 @@ class Scorer:
 
     def fit(self, texts: Sequence[str]) -> np.ndarray:
         """bool[N]: whether the model can read the whole text."""
-        return np.array([len(text.tokens) <= self.model.max_length for text in self._framed(texts)], bool)
+        return np.array([len(text.tokens) <= self._longest for text in self._framed(texts)], bool)
+
+    @property
+    def _longest(self) -> int:
+        return self.model.max_length - self.likelihood.room(self.objective)
 
     def _framed(self, texts: Sequence[str]) -> list[Text]:
         before, behind = self.framing
@@ -97,10 +101,8 @@ class Scorer:
     def _check(self, text: Text, name: str) -> None:
         if text.begin == text.end:
             raise UserError(f"{name} has no tokens: there is nothing to score")
-        if len(text.tokens) > self.model.max_length:
-            raise UserError(
-                f"{name} has {len(text.tokens)} tokens, and the model reads at most {self.model.max_length}"
-            )
+        if len(text.tokens) > self._longest:
+            raise UserError(f"{name} has {len(text.tokens)} tokens, and the model reads at most {self._longest}")
 
     def _sums(self, texts: list[Text]) -> np.ndarray:
         """f64[N] of texts that rise in length."""
@@ -114,7 +116,8 @@ class Scorer:
 
     def _chunks(self, texts: list[Text]) -> Iterator[tuple[int, int, list[tuple[int, Question]]]]:
         """(tokens of a row, rows, questions with the place of their text): batches of few shapes."""
-        length_of = lambda i: min(_row_length(len(texts[i].tokens)), self.model.max_length)
+        room = self.likelihood.room(self.objective)
+        length_of = lambda i: min(_row_length(len(texts[i].tokens) + room), self.model.max_length)
         for length, group in itertools.groupby(range(len(texts)), length_of):
             asked = ((i, q) for i in group for q in self.likelihood.questions(texts[i], self.objective, self.vocab))
             logits = self.model.padded_vocab(self.vocab.size) * (1 if self.likelihood.single else length)
@@ -142,7 +145,10 @@ class Scorer:
         impossible = self.vocab.mask_id if self.objective.decoding == "unmask" else None
         static = (self.net, self.likelihood.causal, self.vocab.size, impossible)
         streams = (order, targets) if permuted else None
-        logs = _answers(*static, self.params, tokens, sizes, streams, row, at, labels)
+        decoder = questions[0].decoder  # one for all of a likelihood
+        if decoder is not None:  # a body that reads both as one row has positions for both
+            tokens, decoder = tokens[:, : length - len(decoder)], np.tile(decoder, (rows, 1))
+        logs = _answers(*static, self.params, tokens, sizes, streams, decoder, row, at, labels)
         return np.asarray(logs, np.float64)[:count]
 
 
@@ -184,16 +190,21 @@ def _answers(
     tokens_BL: Array,
     size_B: Array,
     streams: tuple[Array, Array] | None,
+    decoder_BT: Array | None,
     row_N: Array,
     at_N: Array,
     labels_N: Array,
 ) -> Array:
     """f32[N]: log p(label) by the state at `at` of each `row`; of queries, where there are `streams`: order [B, L] and
-    targets [B, P]. impossible: an id that is no answer."""
-    index_L = jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)
+    targets [B, P]; of a decoder, where it reads something. impossible: an id that is no answer."""
     order_BL, targets_BP = streams or (None, None)
-    mask = Mask(causal=causal, valid=index_L < size_B[:, None], order=order_BL)
-    inputs = TextInput(tokens_BL, jnp.broadcast_to(index_L, tokens_BL.shape), mask, targets=targets_BP)
+    mask = Mask(causal=causal, valid=jnp.arange(tokens_BL.shape[1]) < size_B[:, None], order=order_BL)
+    inputs = TextInput(tokens_BL, _places(tokens_BL), mask, targets=targets_BP)
+    if decoder_BT is not None:
+        # Both are of one document, 0.
+        target = Mask(causal=True, valid=jnp.ones_like(decoder_BT, bool), segments=jnp.zeros_like(decoder_BT))
+        source = inputs.replace(mask=mask.replace(segments=jnp.zeros_like(tokens_BL)))
+        inputs = PairInput(source, TextInput(decoder_BT, _places(decoder_BT), target))
     hidden = net.apply({"params": params}, inputs, method="hidden")
     h_ND = (hidden.last if streams is None else hidden.queries)[row_N, at_N]
     features_ND, table_VD, bias_V = net.apply({"params": params}, h_ND, method="scores")
@@ -201,3 +212,7 @@ def _answers(
         bias_V = jnp.zeros(table_VD.shape[0]) if bias_V is None else bias_V
         bias_V = bias_V.at[impossible].set(-1e30)
     return -cross_entropy(features_ND, table_VD, bias_V, labels_N, size=size).nll
+
+
+def _places(x_BL: Array) -> Array:
+    return jnp.broadcast_to(jnp.arange(x_BL.shape[1], dtype=jnp.int32), x_BL.shape)
