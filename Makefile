@@ -1,5 +1,7 @@
 # make pretrain   installs into .venv and pre-trains a small BERT on the Python standard library (main job)
 # make test       the same .venv with test extras, whole suite; ARGS="tests/test_config.py -k hostile" picks some
+# make leaderboard  pre-trains two small models that differ in their objective, fine-tunes both on the standard
+#                 library's tasks and ranks them: about ten minutes; runs/leaderboard/leaderboard.html
 # make check-all  every objective on every body under all the laws: the table of docs/objectives.md; about an hour, goes on
 #                 where it stopped
 # make parity     into .venv-parity torch and transformers besides, and compares every family with them, both ways
@@ -8,7 +10,7 @@
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test check-all parity clean python
+.PHONY: help pretrain test leaderboard check-all parity clean python
 
 NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -27,6 +29,13 @@ pretrain: $(VENV)/installed-plot-$(VERSION)
 
 test: $(VENV)/installed-plot-test-$(VERSION)
 	$(VENV)/bin/python -m pytest -n 2 $(ARGS)
+
+leaderboard: $(VENV)/installed-plot-tasks-$(VERSION)
+	$(VENV)/bin/python -m experiments.pretrain --config=configs/modernbert_stdlib.py --workdir=runs/stdlib_mlm
+	$(VENV)/bin/python -m experiments.pretrain --config=configs/modernbert_stdlib.py --workdir=runs/stdlib_causal \
+		objective=CausalLM
+	$(VENV)/bin/python -m experiments.leaderboard --config=configs/suites/stdlib.py --workdir=runs/leaderboard \
+		--submission=mlm=runs/stdlib_mlm --submission=causal=runs/stdlib_causal --jobs=2 $(ARGS)
 
 check-all: $(VENV)/installed-plot-test-$(VERSION)
 	$(VENV)/bin/python -m tests.contracts.check_all

@@ -6,6 +6,7 @@ python -m experiments.finetune --config=configs/finetune.py --from=runs/bert --w
 """
 
 import json
+from pathlib import Path
 
 import chz
 import jax
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from ptjax.config import describe
 from ptjax.finetune import FineTuning, finetune
-from ptjax.finetune.cells import BEST, Cell, CellFolder
+from ptjax.finetune.cells import BEST, CELLS, CellFolder
 
 from . import cli, show
 
@@ -31,23 +32,29 @@ def main(command: cli.Command) -> None:
     result = finetune(config, command.workdir)
     if jax.process_index():
         return
-    table = Table(box=None, pad_edge=False)
-    for name in ("learning rate", "seed", "best step", "validation", "test"):
-        table.add_column(name, justify="right")
-    metric = result["metric"]
-    for rate in config.recipe.learning_rates:
-        for seed in config.recipe.seeds:
-            folder = CellFolder.of(command.workdir, Cell(rate, seed))
-            if folder.done:
-                cell = folder.read()
-                scores = [cell["scores"].get(split, {}).get(metric) for split in ("validation", "test")]
-                chosen = " *" if rate == result["learning_rate"] else ""
-                table.add_row(f"{rate:g}{chosen}", str(seed), str(cell["best_step"]),
-                              *("hidden" if score is None else f"{score:.4f}" for score in scores))  # fmt: skip
-    show.console.print(f"\n{result['task']}, {metric}", table, sep="\n", markup=False)
-    print(f"\npredictions  {command.workdir / 'cells'}\nbest model   {command.workdir / BEST}")
+    show.console.print(
+        f"\n{result['task']}, {result['metric']}", cells(command.workdir, result), sep="\n", markup=False
+    )
+    print(f"\npredictions  {command.workdir / CELLS}")
+    if (command.workdir / BEST).is_dir():
+        print(f"best model   {command.workdir / BEST}")
     if command.flags.json:
         print(json.dumps(result))
+
+
+def cells(workdir: Path, result: dict) -> Table:
+    """Every run that is done; those of the selected rate are marked."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "best step", "validation", "test"):
+        table.add_column(name, justify="left" if name == "run" else "right")
+    for folder in sorted((workdir / CELLS).iterdir()):
+        if not CellFolder(folder).done:
+            continue
+        cell = CellFolder(folder).read()
+        scores = [cell["scores"].get(split, {}).get(result["metric"]) for split in ("validation", "test")]
+        shown = ("–" if score is None else f"{score:.4f}" for score in scores)
+        table.add_row(folder.name + " *" * (folder.name in result["cells"]), str(cell["best_step"]), *shown)
+    return table
 
 
 if __name__ == "__main__":

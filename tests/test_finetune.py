@@ -1,6 +1,5 @@
 """Fine-tuning end to end on tiny models: grids, selection, what is kept, resuming, and what goes wrong."""
 
-import functools
 import json
 
 import chz
@@ -8,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from ptjax import partition
 from ptjax.config import UserError, from_json, to_json
 from ptjax.data.examples import Examples
 from ptjax.finetune import FineTuning, Recipe, finetune
@@ -17,8 +17,6 @@ from ptjax.finetune.run import Grid, selected_rate
 from ptjax.pretrained import Pretrained
 from ptjax.tasks import LoRA, Probe, SequenceClassification, SequenceRegression
 from ptjax.tasks.sequence import shortened
-from tests.small import experiment
-from ptjax.train import Run, train
 
 WORDS = {"good": ("with", "statement"), "bad": ("import", "module")}
 
@@ -46,6 +44,14 @@ class Topics(Examples):
 
 
 RECIPE = Recipe(learning_rates=(1e-2,), epochs=6.0, batch_size=16, evaluations=3)
+
+
+@pytest.fixture(autouse=True)
+def first_device(request, monkeypatch):
+    """A small model on one device; the first grid of them has all."""
+    if "tuned" not in request.fixturenames and "every_device" not in request.keywords:
+        make_mesh = partition.make_mesh
+        monkeypatch.setattr(partition, "make_mesh", lambda config, devices=None: make_mesh(config, jax.devices()[:1]))
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,8 @@ LOOP = SHARED | {
 }
 LOOP |= {"optim", "logging", "metrics", "plot"}
 WALL["leaderboard"] = LOOP | {"jobs", "bootstrap", "tasks", "finetune", "pretrained", "report"}
+WALL["finetune"] = LOOP | {"tasks", "pretrained"}
+WALL["pretrained"] = LOOP | {"tasks", "interop.published"}
 WALL["weights"] = LOOP | {"interop.published"}  # by name alone: which families there are it does not know
 
 
