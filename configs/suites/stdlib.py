@@ -21,7 +21,7 @@ def get_config(seeds: int = 3, examples: int = 1500) -> Suite:
             QuestionAnswering(
                 name="answers", examples=ReturnExamples(**train, **spare), length=64, stride=16, max_question=16
             ),
-            MinimalPairs(name="swaps", examples=SwapExamples()),
+            MinimalPairs(name="swaps", examples=SwapExamples(), too_long="tie"),
         ),
         recipe=Recipe(
             learning_rates=(1e-3,),
