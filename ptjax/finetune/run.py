@@ -33,6 +33,7 @@ MAY_CHANGE = (
     "recipe.together",
     "mesh",
 )  # other cells, the same way of running
+SILENCE = 30.0  # seconds after which a run says where it is
 OnEvent = Callable[[str], None]
 
 
@@ -200,6 +201,7 @@ class Grid(Runs):
         state = tuner.init([cell.learning_rate for cell in group], seeds)
         logs = [Log(cell) for cell in group]
         begin, losses = time.perf_counter(), []
+        said = begin
         stops = recipe.evaluation_steps(self.steps)
         for step in range(self.steps):
             state, metrics, length = tuner.train(state, train, seeds, step)
@@ -210,11 +212,17 @@ class Grid(Runs):
                 fetched = [(at, np.atleast_1d(loss)) for at, loss in jax.device_get(losses)]
                 losses = []
                 for run, log in enumerate(logs):
-                    log.loss += [(at, float(values[run])) for at, values in fetched]
                     if not log.over:
+                        log.loss += [(at, float(values[run])) for at, values in fetched]
                         self._validate(tuner, log, step + 1, tuner.params(state, run))
                 if all(log.over for log in logs):
                     break
+                said = time.perf_counter()
+            elif time.perf_counter() - said > SILENCE:
+                said = time.perf_counter()
+                loss = float(np.mean(jax.device_get(losses[-1][1])))
+                names = " and ".join(log.cell.name for log in logs)
+                self.on_event(f"{self.task.name} {names}: step {step + 1} of {self.steps}, loss {loss:.4f}")
         seconds = (time.perf_counter() - begin) / len(group)
         for log in logs:
             self._finish(tuner, log, seconds)
