@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What commands make; all other paths exist.
-PRODUCED = ("data/", "runs/", "replay/", "checkpoints/", "NAME/", "TASK/", "hidden/")
+PRODUCED = ("data/", "runs/", "cells/", "replay/", "checkpoints/", "NAME/", "TASK/", "hidden/")
 
 
 def blocks(page: Path, language: str) -> list[str]:
