@@ -9,7 +9,7 @@ from ptjax.optim import AdamW, Linear
 from ptjax.tasks import MinimalPairs, QuestionAnswering, SequenceClassification, TokenClassification
 
 
-def get_config(seeds: int = 3, examples: int = 1500) -> Suite:
+def get_config(seeds: int = 3, examples: int = 1200) -> Suite:
     train, spare = dict(train=examples), dict(validation=400, test=500)
     return Suite(
         name="stdlib",
