@@ -165,6 +165,8 @@ REFUSED = {
     "empty": ("", "tone.jsonl is empty"),
     "blank": ("\n \n", "tone.jsonl is empty"),
     "names of labels": (GOOD.replace('"good"', '"Good"'), "none of its labels, as 'Good', is one of tone's"),
+    "half a pair": (GOOD.replace('"good"', '"\\ud83d"', 1), "tone.jsonl:1: it has half of a surrogate pair"),
+    "half a pair in an id": (GOOD + LINE.replace("%d", "\\ud83d"), "tone.jsonl:21: it has half of a surrogate pair"),
     "another task": (GOOD.replace("tone-", "facts-"), "these are the ids of another task"),
 }
 
@@ -177,6 +179,30 @@ def test_predictions_that_are_none_are_refused_in_a_line(folder, capsys, name):
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1
     assert "100.0" not in captured.out
+
+
+def test_predictions_that_miss_everything_are_scored(folder, capsys):
+    """Answers are no classes: none has to be a right one."""
+    write(folder / "team" / "facts.jsonl", [{"id": f"facts-{i}", "prediction": f"in Ann{i}"} for i in range(COUNT)])
+    labels = read(folder / "labels" / "facts.jsonl")
+    write(folder / "labels" / "facts.jsonl", [x for x in labels if x["answers"]])
+    write(folder / "team" / "facts.jsonl", read(folder / "team" / "facts.jsonl")[1:])
+    write(folder / "silent" / "facts.jsonl", [{"id": f"facts-{i}", "prediction": ""} for i in range(1, COUNT)])
+    capsys.readouterr()
+    assert score("--labels=labels", "--predictions=team", "--predictions=silent", "--json") == 0
+    found = {s["name"]: s["tasks"]["facts"]["metrics"] for s in json.loads(capsys.readouterr().out)["submissions"]}
+    assert found["team"]["exact_match"] == 0 and found["team"]["f1"] == pytest.approx(2 / 3)
+    assert found["silent"] == {"f1": 0, "exact_match": 0}
+
+
+def test_a_class_that_training_alone_has_seen_is_one(folder, capsys):
+    write(folder / "team" / "tone.jsonl", [{"id": f"tone-{i}", "prediction": "so-so"} for i in range(COUNT)])
+    assert score("--labels=labels", "--predictions=team") == 2
+    assert "none of its labels, as 'so-so'" in capsys.readouterr().err
+    assert score("--labels=labels", "--predictions=team", "tasks.0.labels=bad,good,so-so") == 0
+    train = [{"id": str(i), "text": f"{i}", "label": "so-so" if i else "good"} for i in range(50)]
+    write(folder / "data" / "train.jsonl", train)
+    assert score("--labels=labels", "--predictions=team", "tasks.0.examples.train=data/train.jsonl") == 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """(number of the line, what it holds), in order; empty lines are left out.
 
     Raises UserError: no such file; nothing in it; not UTF-8; a line that is no JSON object, or has NaN, an infinite
-    number or no id; an id twice.
+    number, half of a surrogate pair or no id; an id twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -27,8 +27,11 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
         where = f"{path}:{number}"
         try:
             record = json.loads(line, parse_constant=_finite, parse_float=_finite, parse_int=_integer)
+            json.dumps(record, ensure_ascii=False).encode()
         except _NotFinite as error:
             raise UserError(f"{where}: {error} is not a finite number") from None
+        except UnicodeEncodeError:
+            raise UserError(f"{where}: it has half of a surrogate pair (\\ud800 to \\udfff), no character") from None
         except (ValueError, RecursionError):
             last = "" if text.endswith("\n") or number <= text.count("\n") else ", it seems cut off"
             raise UserError(f"{where}: not JSON{last}: {line[:60]!r}") from None

@@ -1,5 +1,6 @@
 """Predictions as files: FOLDER/TASK.jsonl, or FOLDER/TASK/SEED.jsonl for several seeds, of {"id", "prediction"}."""
 
+import contextlib
 import difflib
 import json
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from ptjax.config import UserError
 from ptjax.leaderboard.lines import read_lines
 from ptjax.leaderboard.references import References
-from ptjax.tasks import Answer
+from ptjax.tasks import Answer, Task
 
 SHOWN = 3  # ids in a message
 
@@ -70,25 +71,33 @@ def write_predictions(path: Path, answers: Sequence[Answer]) -> None:
 
 
 def check_labels(path: Path, references: References, answers: Sequence[Answer]) -> None:
-    """Raises UserError where no label is one of the right ones' names: it would score nothing and say nothing."""
+    """Raises UserError where a task has classes and none of the predicted ones is one of them: it would score nothing
+    and say nothing. A class that only training has seen is one."""
+    task = references.task
     try:
-        predicted, right = references.task.compared(answers, references.examples)
+        predicted, right = task.compared(answers, references.examples)
     except (UserError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: {error}") from error
-    ours, theirs = _labels(predicted), _labels(right)
-    if ours and theirs and not ours & theirs:
+    if not task.names_classes or (ours := _names(predicted)) & (theirs := _names(right)):
+        return
+    if not ours & (theirs | _trained(task)):
         raise UserError(
-            f"{path}: none of its labels, as {_first(sorted(map(repr, ours)))}, is one of {references.task.name}'s, "
-            f"as {_first(sorted(map(repr, theirs)))}"
+            f"{path}: none of its labels, as {_first(sorted(map(repr, ours)))}, is one of {task.name}'s, as "
+            f"{_first(sorted(map(repr, theirs)))}"
         )
 
 
-def _labels(values: Sequence) -> set[str]:
-    """Names of classes, or of tags of words; none of other predictions."""
-    if all(isinstance(value, str) for value in values):
-        return set(values)
-    if all(isinstance(value, list) and all(isinstance(tag, str) for tag in value) for value in values):
-        return {tag for tags in values for tag in tags}
+def _names(values: Sequence[str | Sequence[str]]) -> set[str]:
+    """Of classes of texts, or of lists of tags."""
+    return {name for value in values for name in ([value] if isinstance(value, str) else value)}
+
+
+def _trained(task: Task) -> set[str]:
+    """Classes of its training examples, where they can be read."""
+    if task.labels:
+        return set(task.labels)
+    with contextlib.suppress(UserError, KeyError):
+        return _names([task.reference(example) for example in task.examples.read("train")])
     return set()
 
 

@@ -60,6 +60,11 @@ class Task(Objective):
         """Whether it is judged without training, by `judge`."""
         return False
 
+    @property
+    def names_classes(self) -> bool:
+        """Whether it predicts names of classes, of its field `labels`."""
+        return hasattr(self, "labels")
+
     # On the host.
 
     def metrics(self) -> tuple[Metric, ...]:

@@ -1,5 +1,6 @@
 """Multiple choice: which of several texts goes with a text."""
 
+import re
 from collections.abc import Sequence
 
 import chz
@@ -67,7 +68,7 @@ class MultipleChoice(PooledTask):
         return found
 
     def check_prediction(self, prediction):
-        if not isinstance(prediction, str) or not prediction.isdecimal():
+        if not isinstance(prediction, str) or not re.fullmatch("0|[1-9][0-9]*", prediction):
             raise ValueError(
                 f"a prediction is the place of a choice, a text: '0' for the first; not {prediction!r:.80}"
             )

@@ -235,6 +235,8 @@ def test_rows_without_a_label(tmp_path):
         ("[" * 100_000, "not a JSON object"),
         ('{"text": 3, "label": 1}', "column 'text' holds int, not text"),
         ('{"text": "\\ud83d", "label": 1}', "surrogate"),
+        ('{"text": "a", "label": "\\ud83d"}', "surrogate"),
+        ('{"id": "\\ud83d", "text": "a", "label": 1}', "surrogate"),
         ('{"text": "x", "label": [1]}', "a label is text or a number, not [1]"),
         ('{"text": "x", "label": 1.5}', "with examples.number=True labels are numbers"),
         ('{"label": 1}', "no column 'text'; there are label"),

@@ -116,7 +116,7 @@ def test_what_is_predicted_is_the_place_of_a_choice(tokenizer):
         TASK.check_prediction(answer["prediction"])
 
 
-@pytest.mark.parametrize("wrong", [1, None, "", "-1", "A", ["0"], 1.0])
+@pytest.mark.parametrize("wrong", [1, None, "", "-1", "A", "01", "٣", "0\n", ["0"], 1.0])
 def test_predictions_that_are_no_place(wrong):
     with pytest.raises(ValueError, match="the place of a choice"):
         TASK.check_prediction(wrong)

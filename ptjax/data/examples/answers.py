@@ -3,6 +3,7 @@
 from typing import Any
 
 from ptjax.config import UserError
+from ptjax.data.examples.files import checked_characters
 
 
 def checked_answers(value: Any, context: str, origin: str, *, exact: bool) -> list[dict[str, Any]]:
@@ -26,6 +27,7 @@ def checked_answers(value: Any, context: str, origin: str, *, exact: bool) -> li
             raise UserError(
                 f"{origin}: an answer has a 'text' and an integer 'answer_start', this one is {answer!r:.80}"
             )
+        checked_characters(text, "an answer", origin)
         if exact and not (start >= 0 and context.startswith(text, start)):
             where = _found(text, start, context)
             raise UserError(f"{origin}: the answer {text!r:.80} does not stand at {start} of its context: {where}")

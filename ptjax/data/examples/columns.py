@@ -10,7 +10,7 @@ import chz
 from ptjax.config import UserError
 from ptjax.data.examples.answers import checked_answers
 from ptjax.data.examples.base import Example, Examples, Split
-from ptjax.data.examples.files import checked_text, unique
+from ptjax.data.examples.files import checked_characters, checked_text, unique
 from ptjax.data.files import listed
 
 Columns = dict[str, Any]  # field of ColumnExamples -> name of a column; of `choices`, names
@@ -167,7 +167,7 @@ class ColumnExamples(Examples):
         value = "-".join(map(str, value.values())) if isinstance(value, dict) else value  # SuperGLUE's idx
         if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
             raise UserError(f"{row.origin}: the id in column {column!r} is text or an integer, not {value!r:.40}")
-        return f"{row.prefix}{value}"
+        return row.prefix + checked_characters(str(value), f"the id in column {column!r}", row.origin)
 
     def _answer(self, row: Row, columns: Columns, split: Split) -> Example:
         """What is to be found: {} where it is hidden."""
@@ -252,7 +252,7 @@ def _name(value: Any, origin: str) -> str:
         raise UserError(f"{origin}: the label {value} is a float: with examples.number=True labels are numbers")
     if not isinstance(value, (str, int)) or not str(value).strip():
         raise UserError(f"{origin}: a label is text or a number, not {value!r:.40}")
-    return str(value)
+    return checked_characters(str(value), "the label", origin)
 
 
 def _number(value: Any, origin: str) -> float:

@@ -80,6 +80,11 @@ def checked_text(value, what: str, origin: str) -> str:
         raise UserError(f"{origin}: {what} holds {type(value).__name__}, not text")
     if not value.strip():
         raise UserError(f"{origin}: {what} is empty")
+    return checked_characters(value, what, origin)
+
+
+def checked_characters(value: str, what: str, origin: str) -> str:
+    """value, where a file can hold it."""
     try:
         value.encode()
     except UnicodeEncodeError:
