@@ -85,9 +85,9 @@ class Checkpoints:
         """
         with disk_errors(self.folder):
             self._finish()
-            if _agree(step in self.steps()):
+            if agree(step in self.steps()):
                 return
-            if _is_primary():
+            if is_primary():
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._remove_leftovers()
             self._saving = (step, config_json, metrics or {})
@@ -127,7 +127,7 @@ class Checkpoints:
         for other, problem in damaged.items():
             aside = self.folder / f"{other}{_DAMAGED}"
             self._on_event(f"Checkpoint {self.folder / str(other)} is damaged ({problem}); set aside; using {good}")
-            if _is_primary():
+            if is_primary():
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.folder / str(other)).rename(aside)
         return _read(self.folder / str(good), abstract), good
@@ -136,7 +136,7 @@ class Checkpoints:
         """Ends the save in flight, then drops the steps that are no longer kept."""
         self._orbax.wait_until_finished()
         self._saving = None
-        if _is_primary():
+        if is_primary():
             steps = self.steps()
             for step in set(steps) - set(steps[-self.keep :]) - {self._best_step(steps)}:
                 # Renamed first: a kill while deleting must not leave a step that looks damaged.
@@ -284,25 +284,44 @@ def check_workdir(
     """
     workdir = Path(workdir)
     if (workdir / CONFIG).is_file():
-        read_config(workdir)  # raises for a published model's, which would be lost
+        kind, own = _kind(read_config(workdir)), _kind(config_lib.to_json(config))  # raises for a published model's
+        if kind not in (None, own):
+            names = [name.rpartition(":")[2] for name in (kind, own)]
+            raise UserError(
+                f"{workdir} belongs to something else: its {CONFIG} is of a {names[0]}, which a {names[1]} would "
+                "replace. Use another --workdir"
+            )
     with disk_errors(workdir):
-        if _is_primary():
+        if is_primary():
             workdir.mkdir(parents=True, exist_ok=True)
         if (workdir / CONFIG).exists() and begun(workdir):
-            owner = config_lib.from_json(read_config(workdir))
-            is_free = lambda key: any(f"{key}.".startswith(f"{free}.") for free in may_change)  # noqa: E731
-            rows = [row for row in config_lib.differences(owner, config) if not is_free(row[0])]
-            if rows:
-                listed = "\n".join(f"  {key}: {there} there, {here} here" for key, there, here in rows)
-                raise UserError(
-                    f"{workdir} holds another experiment:\n{listed}\n"
-                    "Use another --workdir, or the same values to go on with that run."
-                )
-        if _is_primary():
+            check_owner(workdir, config, may_change)
+        if is_primary():
             text = config_lib.to_json(config)
             temporary = workdir / f"{CONFIG}.tmp"
             temporary.write_text(text)
             temporary.replace(workdir / CONFIG)
+
+
+def check_owner(workdir: Path, config: Config, may_change: Sequence[str] = MAY_CHANGE) -> None:
+    """Raises UserError listing the fields in which `config` is not the one that the workdir belongs to."""
+    owner = config_lib.from_json(read_config(workdir))
+    is_free = lambda key: any(f"{key}.".startswith(f"{free}.") for free in may_change)  # noqa: E731
+    rows = [row for row in config_lib.differences(owner, config) if not is_free(row[0])]
+    if rows:
+        listed = "\n".join(f"  {key}: {there} there, {here} here" for key, there, here in rows)
+        raise UserError(
+            f"{workdir} holds another experiment:\n{listed}\n"
+            "Use another --workdir, or the same values to go on with that run."
+        )
+
+
+def _kind(text: str) -> str | None:
+    """The class that a config's JSON names, 'module:Name'; None where it is damaged."""
+    try:
+        return json.loads(text)[""]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 # Reading.
@@ -321,14 +340,14 @@ def _find_good(folder: Path, step: int | None) -> tuple[int | None, dict[int, st
         known = ", ".join(map(str, found)) or "none"
         raise UserError(f"There is no checkpoint of step {step} in {folder}; there are: {known}.")
     damaged, good = {}, None
-    if _is_primary():
+    if is_primary():
         for candidate in reversed(found if step is None else [step]):
             problem = _find_damage(folder / str(candidate))
             if problem is None:
                 good = candidate
                 break
             damaged[candidate] = problem
-    good = _agree(-1 if good is None else good)
+    good = agree(-1 if good is None else good)
     if good >= 0:
         return good, damaged
     if not found:
@@ -418,11 +437,11 @@ def _to_disk(tree: PyTree) -> dict[str, Any]:
 # Processes and errors.
 
 
-def _is_primary() -> bool:
+def is_primary() -> bool:
     return jax.process_index() == 0
 
 
-def _agree(value: int) -> int:
+def agree(value: int) -> int:
     """The first process's value, everywhere: file systems may show the others an older folder."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(value))) if jax.process_count() > 1 else int(value)
 

@@ -1,18 +1,22 @@
 """Runs of a grid as they stand in a workdir: one folder each, whole once its cell.json is there."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ptjax.checkpoint import disk_errors
 from ptjax.config import UserError
 from ptjax.tasks.base import Answer
 
-CELLS, CELL, ERROR, RESULT, BEST = "cells", "cell.json", "error.txt", "result.json", "best"
+CELLS, CELL, ERROR, RESULT, BEST, LOCK = "cells", "cell.json", "error.txt", "result.json", "best", "lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +58,9 @@ class CellFolder:
         """An empty folder: what a run that was stopped has left is gone."""
         with disk_errors(self.path):
             shutil.rmtree(self.path, ignore_errors=True)
-            self.path.mkdir(parents=True)
+            self.path.mkdir(parents=True, exist_ok=True)
 
-    def finish(self, contents: dict[str, Any], answers: dict[str, Sequence[Answer]]) -> None:
+    def finish(self, contents: dict[str, Any], answers: Mapping[str, Sequence[Answer]]) -> None:
         """Predictions of each split, and last what says that all is there."""
         with disk_errors(self.path):
             for split, some in answers.items():
@@ -68,6 +72,35 @@ class CellFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / ERROR).write_text(error + "\n", encoding="utf-8")
 
+    @property
+    def error(self) -> str | None:
+        """What it failed with; None where it is done, or was never begun."""
+        path = self.path / ERROR
+        return path.read_text(encoding="utf-8").strip() if path.is_file() and not self.done else None
+
+
+def selected_rate(cells: Mapping[Cell, dict], metric: str) -> float:
+    """The rate with the best mean validation headline over seeds, of those that have failed for the fewest; of equal
+    ones the lowest. cells: contents of cell.json, of those that are done."""
+    scores: dict[float, list[float]] = {}
+    for cell, contents in cells.items():
+        scores.setdefault(cell.learning_rate, []).append(contents["scores"]["validation"][metric])
+    return max(scores, key=lambda rate: (len(scores[rate]), np.mean(scores[rate]), -rate))
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps other processes from the workdir. Raises UserError where one is at it."""
+    with disk_errors(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = open(workdir / LOCK, "a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is fine-tuning in {workdir}: wait for it, or end it") from None
+        yield
+
 
 def write_answers(path: Path, answers: Sequence[Answer]) -> None:
     with open(path, "w", encoding="utf-8") as file:
@@ -77,13 +110,6 @@ def write_answers(path: Path, answers: Sequence[Answer]) -> None:
 
 def write_json(path: Path, contents: Any) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path)
-
-
-def rounded_curve(curve: Sequence[tuple[int, float]], most: int = 200) -> list[list[float]]:
-    """At most so many points of [step, value], each the mean of a stretch of steps."""
-    width = -(-len(curve) // most) or 1
-    stretches = [curve[i : i + width] for i in range(0, len(curve), width)]
-    return [[some[-1][0], float(f"{sum(value for _, value in some) / len(some):.5g}")] for some in stretches]

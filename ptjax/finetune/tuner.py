@@ -16,7 +16,7 @@ from ptjax.objectives.base import StepContext
 from ptjax.pretrained import Pretrained
 from ptjax.tasks.base import Task
 from ptjax.tasks.encoded import Batch, Encoded
-from ptjax.types import PyTree, TrainState
+from ptjax.types import Array, PyTree, TrainState
 from ptjax.weights import Beginning
 
 BEGUN = ("body", "pooler")  # parts that a model is begun with: heads answer another question
@@ -41,8 +41,11 @@ class Tuner:
         lesson = Lesson(
             model, self.task, recipe.optimizer, self.steps, self.task.length, recipe.batch_size, self.config.mesh
         )
-        self.learner = Learner(lesson, self.start.tokenizer.vocab)
-        self.mesh = partition.make_mesh(self.config.mesh, None if self.together == 1 else jax.devices()[:1])
+        # Under vmap the cheaper generator draws one run's bits for all of them.
+        generator = "rbg" if self.together == 1 else "threefry2x32"
+        self.learner = Learner(lesson, self.start.tokenizer.vocab, generator=generator)
+        devices = None if recipe.together == 1 else jax.devices()[:1]
+        self.mesh = partition.make_mesh(self.config.mesh, devices)
         shards = partition.batch_shards(self.mesh)
         if recipe.batch_size % shards:
             raise UserError(f"recipe.batch_size={recipe.batch_size} does not divide into {shards} shards of the mesh")
@@ -68,15 +71,16 @@ class Tuner:
                 return self.learner.init_state(seed)
             return self.learner.init_state(seed, begin=lambda fresh: self.beginning.transplant(weights, fresh))
 
+        if self.together > 1:
+            first = jax.vmap(first, in_axes=(0, None))
         return jax.jit(first, out_shardings=self.shardings)
 
     def init(self, rates: Sequence[float], seeds: Sequence[int]) -> TrainState:
         """The first state of as many runs as train together."""
-        states = [self._init(np.uint32(seed), self._weights) for seed in seeds]
-        state = states[0] if self.together == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-        rate = jnp.float32(rates[0] if self.together == 1 else rates)
-        where = jax.tree.leaves(state.hyper)[0].sharding
-        return state.replace(hyper={"learning_rate": jax.device_put(rate, where)})
+        alone = self.together == 1
+        state = self._init(np.uint32(seeds[0] if alone else seeds), self._weights)
+        rate = jnp.float32(rates[0] if alone else rates)
+        return state.replace(hyper={"learning_rate": jax.device_put(rate, state.hyper["learning_rate"].sharding)})
 
     @functools.cached_property
     def _step(self) -> partition.CompiledStep:
@@ -96,20 +100,16 @@ class Tuner:
     def _compile(self, step, shardings, out, donate=True) -> partition.CompiledStep:
         return partition.compile_step(step, self.mesh, self.config.mesh.rules, shardings, out, "jit", donate)
 
-    def train(
-        self, state: TrainState, encoded: Encoded, seeds: Sequence[int], step: int
-    ) -> tuple[TrainState, dict, int]:
-        """One step of every run: (state, {'loss', 'gradient_norm'}: f32[together] still on the device, tokens of the
-        longest row as compiled)."""
-        size = self.config.recipe.batch_size
-        rows = [encoded.train_rows(seed, step, size) for seed in seeds]
+    def train(self, state: TrainState, encoded: Encoded, rows: Sequence[np.ndarray]) -> tuple[TrainState, Array, float]:
+        """One step of every run, each on rows of its own: (state; the loss, f32[] or f32[together], still on the
+        device; matrix-product FLOPs of one run)."""
         length = max(encoded.fitting(some) for some in rows)
         batches = [self._own(encoded, some, length) for some in rows]
         batch = batches[0]
         if self.together > 1:
             batch = {name: np.stack([one[name] for one in batches]) for name in batch}
         state, metrics = self._step(state, self._step.place(batch))
-        return state, {name: metrics[name][0] for name in ("loss", "gradient_norm")}, length
+        return state, metrics["loss"][0], self.flops(length)
 
     def predict(self, params: PyTree, encoded: Encoded) -> dict[str, np.ndarray]:
         """`Task.predict` of every row, in the order of the rows. params: of one run."""
@@ -135,12 +135,12 @@ class Tuner:
         return encoded.batch(rows[index * size : (index + 1) * size], length)
 
     def params(self, state: TrainState, run: int) -> PyTree:
-        """A copy of the parameters of a run, which outlives the state."""
-        return jax.tree.map(jnp.copy if self.together == 1 else lambda leaf: leaf[run], state.params)
+        """The parameters of a run, good until the next step."""
+        return state.params if self.together == 1 else jax.tree.map(lambda leaf: leaf[run], state.params)
 
-    def merged(self, params: PyTree) -> PyTree:
-        """As a model without the parts that `Task.tuning` adds."""
-        return self.task.tuning.merged(params)
+    def copy(self, params: PyTree) -> PyTree:
+        """What `params` gave, to be kept."""
+        return jax.tree.map(jnp.copy, params) if self.together == 1 else params
 
     @property
     def parameters(self) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """What a task is: an objective with labelled examples, that predicts, and is scored."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import chz
 import jax.numpy as jnp
@@ -55,6 +55,8 @@ class Task(Objective):
         if self.metric not in known:
             raise ValueError(f"task.metric={self.metric!r}: {type(self).__name__} is measured by {', '.join(known)}")
 
+    holds: ClassVar[tuple[str, ...]] = ()  # keys that an example must have; the last one may be hidden in a test
+
     @property
     def zero_shot(self) -> bool:
         """Whether it is judged without training, by `judge`."""
@@ -74,6 +76,23 @@ class Task(Objective):
     @property
     def headline(self) -> Metric:
         return next(metric for metric in self.metrics() if metric.name == self.metric)
+
+    def check_examples(self, examples: Sequence[Example], labelled: bool) -> None:
+        """Raises UserError naming the first example that is not of the task's kind, or, where they have to be
+        `labelled`, has no label."""
+        asked = self.holds if labelled else self.holds[:-1]
+        for example in examples:
+            problem = None
+            if missing := [key for key in asked if key not in example]:
+                has = ", ".join(key for key in example if key != "id") or "nothing"
+                problem = f"has no {' and no '.join(missing)}, but {has}"
+            if problem := problem or self.mistake(example):
+                kind = type(self).__name__
+                raise UserError(f"task {self.name}, a {kind}: example {example['id']!r} {problem}")
+
+    def mistake(self, example: Example) -> str | None:
+        """What is wrong with an example that has the keys it must have: "has the label ...". None: nothing."""
+        return None
 
     def resolved(self, train: Sequence[Example]) -> "Task":
         """The task with what its training examples decide, such as its labels. Raises UserError for bad ones."""
@@ -137,7 +156,9 @@ class Task(Objective):
         raise NotImplementedError
 
     def learns(self, path):
-        return self.tuning.learns(path)
+        # Of an encoder-decoder the encoder is read: the decoder, whose gradient is 0, must not wear down.
+        unread = ("body", "decoder") in (path[:2], path[1:3])
+        return not unread and self.tuning.learns(path)
 
     def inputs(self, batch, vocab):
         """A row that stands alone: i32[..., L], all of which is one text."""

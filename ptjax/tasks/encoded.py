@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from ptjax.data.pipeline import permutation
+from ptjax.data.tokenizers import Tokenizer
 
 Batch = dict[str, np.ndarray]
 SHORTEST = 16  # tokens of a row, as compiled: 16, 24, 32, 48, 64, 96, ...
@@ -19,16 +21,24 @@ class Encoded:
     example: int32[N], the place of each row's example in its list. size: int32[N], tokens of the row (the longest, of a
     row of choices). tokens: arrays int[N, ..., L] whose last axis counts tokens, among them 'tokens', filled up behind
     `size` with what nothing reads. labels: arrays [N, ...] of anything else that the loss asks for; none where labels
-    are hidden.
+    are hidden. read: int32[N], tokens of all that is read for a row; None: `size`. kept: what `Task.answers` asks for
+    beside the outputs, as `Task.encode` has found it.
     """
 
     example: np.ndarray
     size: np.ndarray
     tokens: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
+    read: np.ndarray | None = None
+    kept: Any = None
 
     def __len__(self) -> int:
         return len(self.size)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int32[N]: the tokens that each row costs."""
+        return self.size if self.read is None else self.read
 
     @property
     def length(self) -> int:
@@ -61,6 +71,11 @@ class Encoded:
         order = np.concatenate([order, np.full(-len(order) % batch_size, -1)])
         for start in range(0, len(order), batch_size):
             yield order[start : start + batch_size]
+
+
+def readable(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """The ids of a text; where there are none, and none frame it, the boundary: attention needs something."""
+    return ids if len(ids) or any(tokenizer.framing) else np.array([tokenizer.vocab.boundary_id], np.int32)
 
 
 def rounded(count: int, least: int, most: int) -> int:

@@ -1,6 +1,6 @@
 """Labelled examples of tasks, from files in the formats people keep them."""
 
-from ptjax.data.examples.base import Example, Examples, Split
+from ptjax.data.examples.base import Example, Examples, NoExamples, Split
 from ptjax.data.examples.conll import ConllExamples, ConlluExamples
 from ptjax.data.examples.jsonl import JsonExamples
 from ptjax.data.examples.squad import SquadExamples
@@ -8,6 +8,6 @@ from ptjax.data.examples.stdlib import PackageExamples, ReturnExamples, SwapExam
 from ptjax.data.examples.table import TableExamples
 from ptjax.data.examples.tfds import TfdsExamples
 
-__all__ = ["Example", "Examples", "Split"]
+__all__ = ["Example", "Examples", "NoExamples", "Split"]
 __all__ += ["ConllExamples", "ConlluExamples", "JsonExamples", "SquadExamples", "TableExamples", "TfdsExamples"]
 __all__ += ["PackageExamples", "ReturnExamples", "SwapExamples", "TokenKindExamples"]
