@@ -45,8 +45,8 @@ def main(command: cli.Command) -> None:
         start = functools.partial(run_on_slurm, settings=settings, folder=command.workdir / ".slurm")
     jax.config.update("jax_platforms", "cpu")  # of this process alone: what runs has the devices
     submissions = [Submission.parse(text) for text in flags.submission]
-    board = Leaderboard.open(command.config, command.workdir, submissions)
-    left = [] if flags.report_only else [unit for unit in board.units if not unit.is_done()]
+    board = Leaderboard.open(command.config, command.workdir, submissions, claim=not flags.report_only)
+    left = [] if flags.report_only else board.left()
     if left:
         run(left, start)
     report = board.report()

@@ -124,7 +124,9 @@ def leaderboard(board: dict) -> None:
 def _task(result: dict | None) -> str:
     if result is None:
         return "-"
-    return _points(result["mean"]) + (f" ± {_points(result['spread'])}" if result["spread"] is not None else "")
+    spread = f" ± {_points(result['spread'])}" if result["spread"] is not None else ""
+    done, asked = result["runs"]
+    return _points(result["mean"]) + spread + (f" ({done} of {asked} seeds)" if done < asked else "")
 
 
 def _cost(cost: dict) -> tuple[str, str, str]:

@@ -9,9 +9,9 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ptjax.config import UserError
 
@@ -30,13 +30,7 @@ class Job:
     def start(self) -> subprocess.Popen:
         """Raises UserError where it is being run already."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log, "ab", buffering=0) as log:
-            try:
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"another process is still at it and writes {self.log}: wait for it, or end it"
-                ) from None
+        with locked(self.log) as log:
             log.write(f"$ {shlex.join(self.command)}\n".encode())
             # A session of its own: Ctrl-C in a terminal reaches children through us, and their children through them.
             return subprocess.Popen(
@@ -62,6 +56,18 @@ class Job:
             return self.problem(process.wait())
         finally:
             _end([process])
+
+
+@contextlib.contextmanager
+def locked(log: Path) -> Iterator[BinaryIO]:
+    """A job's log, to append to while nobody else does; processes that inherit the file hold it too. Raises UserError
+    where the job is being run."""
+    with open(log, "ab", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is still at it and writes {log}: wait for it, or end it") from None
+        yield file
 
 
 Watch = Callable[[Sequence[Job]], None]  # told now and then which jobs are running

@@ -20,7 +20,7 @@ from experiments import leaderboard as leaderboard_main
 from ptjax.config import UserError, from_json, override, to_json
 from ptjax.data.examples import JsonExamples
 from ptjax.finetune import Recipe
-from ptjax.jobs import run_here, run_on_slurm
+from ptjax.jobs import locked, run_here, run_on_slurm
 from ptjax.leaderboard import Suite
 from ptjax.leaderboard.board import rank
 from ptjax.leaderboard.entry import Entry, Result, Run
@@ -347,6 +347,136 @@ def test_damaged_results_of_one_do_not_hide_the_others(run, data, tmp_path):
     code, board = run(suite(data), "--report-only")
     assert code == 2 and [s["name"] for s in board["submissions"]] == ["b", "a"]
     assert board["submissions"][1]["missing"] == ["tone"] and "cut off" in board["failed"][0]["error"]
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("tone/cells/lr5e-05-seed0/cell.json", '{"learning_rate": 5e-05}'),
+        ("tone/cells/lr5e-05-seed0/cell.json", "[]"),
+        ("tone/cells/lr5e-05-seed0/cell.json", "\udc80"),
+        ("tone/result.json", "{"),
+        ("tone/config.json", "{"),
+        ("tone/config.json", "\udc80"),
+        ("submission.json", "{"),
+        ("submission.json", "\udc80"),
+    ],
+)
+def test_whatever_is_damaged_is_the_failure_of_one(run, data, tmp_path, name, text):
+    tone = suite(data, tasks=(classification(data, "tone"),))
+    run(tone, f"a={model(tmp_path / 'a')}", f"b={model(tmp_path / 'b')}")
+    (run.workdir / "a" / name).write_bytes(text.encode(errors="surrogateescape"))
+    code, board = run(tone, "--report-only")
+    b, a = board["submissions"]
+    assert code == 2 and b["name"] == "b" and b["complete"] and a["missing"] == ["tone"]
+    assert [f["submission"] for f in board["failed"]] == ["a"]
+
+
+def test_numbers_that_are_none_leave_json_that_others_read(run, data, tmp_path):
+    run(suite(data), f"a={model(tmp_path / 'a')}")
+    path = run.workdir / "a" / "tone" / "cells" / "lr5e-05-seed0" / "cell.json"
+    path.write_text(path.read_text().replace('"loss": [[1, 2.0]', '"loss": [[1, NaN]'))
+    run(suite(data), "--report-only")
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    board = json.loads((run.workdir / "leaderboard.json").read_text(), parse_constant=refuse)
+    assert board["submissions"][0]["tasks"]["tone"]["curves"][0]["loss"] == [[1, None], [2, 1.0]]
+    assert not list(run.workdir.rglob("*.tmp")) and not list(run.workdir.rglob("*.old"))
+
+
+def test_who_lacks_a_run_of_the_selected_rate_is_incomplete(run, data, tmp_path, capsys):
+    code, board = run(suite(data), f"a={model(tmp_path / 'a', crash=[1])}", f"b={model(tmp_path / 'b', skill=0.1)}")
+    b, a = board["submissions"]
+    assert code == 2 and (b["name"], b["complete"], a["complete"], a["score"]) == ("b", True, False, None)
+    assert a["missing"] == [] and a["tasks"]["tone"]["runs"] == [1, 2] and b["tasks"]["tone"]["runs"] == [2, 2]
+    assert "1 of 2 seeds" in capsys.readouterr().out
+
+
+def test_predictions_to_hand_in_are_those_of_now(run, data, tmp_path):
+    rates = Recipe(learning_rates=(1e-5,), seeds=(0, 1))
+    run(suite(data, recipe=rates), f"a={model(tmp_path / 'a')}")
+    folder = run.workdir / "a" / "predictions"
+    (folder / "tone" / "7.jsonl").write_text("old")
+    (folder / "gone").mkdir()
+    (folder / "gone" / "0.jsonl").write_text("old")
+    run(suite(data, recipe=Recipe(learning_rates=(1e-5,), seeds=(1,))))
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jsonl")) == [
+        "tone/1.jsonl",
+        "topic/1.jsonl",
+    ]
+
+
+def test_a_submission_that_is_gone_stops_nobody(run, data, tmp_path):
+    team = {x["id"]: x["label"] for x in read(data / "tone-test.jsonl")}
+    write(tmp_path / "team" / "tone.jsonl", [{"id": k, "prediction": v} for k, v in team.items()])
+    done, begun = model(tmp_path / "done"), model(tmp_path / "begun")
+    run(suite(data), f"done={done}", f"begun={begun}", f"team={tmp_path / 'team'}")
+    shutil.rmtree(run.workdir / "begun" / "tone" / "cells" / "lr5e-05-seed0")
+    for folder in ("done", "begun", "team"):
+        shutil.rmtree(tmp_path / folder)
+    code, board = run(suite(data), f"new={model(tmp_path / 'new')}")
+    assert code == 2 and len(started(tmp_path / "new")) == 2
+    by_name = {s["name"]: s for s in board["submissions"]}
+    assert by_name["new"]["complete"] and by_name["done"]["complete"]
+    assert by_name["begun"]["missing"] == ["tone"] and by_name["team"]["missing"] == ["tone", "topic"]
+    assert {f["submission"]: "there is no folder" in f["error"] for f in board["failed"]} == {
+        "begun": True,
+        "team": True,
+    }
+
+
+def test_a_name_stays_a_models_or_that_of_predictions(run, data, tmp_path, capsys):
+    lines = [{"id": x["id"], "prediction": x["label"]} for x in read(data / "tone-test.jsonl")]
+    write(tmp_path / "team" / "tone.jsonl", lines)
+    run(suite(data), f"a={model(tmp_path / 'a')}", f"team={tmp_path / 'team'}")
+    for argument in (f"a={tmp_path / 'team'}", f"team={tmp_path / 'a'}"):
+        assert run(suite(data), argument)[0] == 2
+        assert "under another name" in capsys.readouterr().err
+    assert run(suite(data))[0] == 0
+
+
+def test_a_folder_has_the_name_of_its_submission(run, data, tmp_path, capsys):
+    run(suite(data), f"a={model(tmp_path / 'a')}")
+    shutil.copytree(run.workdir / "a", run.workdir / "b")
+    assert run(suite(data))[0] == 2
+    assert "b holds the submission a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.json", "notes.txt"])
+def test_folders_of_others_are_left_alone(run, data, tmp_path, capsys, name):
+    (run.workdir / "a").mkdir(parents=True)
+    (run.workdir / "a" / name).write_text("{}")
+    assert run(suite(data), f"a={model(tmp_path / 'model')}")[0] == 2
+    assert "name the submission otherwise" in capsys.readouterr().err
+    assert [path.name for path in (run.workdir / "a").iterdir()] == [name]
+
+
+def test_a_run_that_goes_on_keeps_its_config(run, data, tmp_path, capsys):
+    a = model(tmp_path / "a", wait=0)
+    board = Leaderboard.open(suite(data), run.workdir, [Submission(name="a", path=str(a))])
+    before = {unit.folder: (unit.folder / "config.json").read_bytes() for unit in board.units}
+    more = suite(data, recipe=Recipe(seeds=(0, 1, 2)))
+    with locked(board.units[0].folder / "log.txt"):
+        assert run(more, "--report-only")[0] == 0
+        assert {folder: (folder / "config.json").read_bytes() for folder in before} == before
+        capsys.readouterr()
+        assert run(more)[0] == 2
+        assert "another process is still at it" in capsys.readouterr().err
+        assert (board.units[0].folder / "config.json").read_bytes() == before[board.units[0].folder]
+    assert run(more)[0] == 0
+
+
+def test_a_report_claims_nothing(run, data, tmp_path):
+    assert run(suite(data), f"a={model(tmp_path / 'a')}", "--report-only")[0] == 0
+    assert [path.name for path in (run.workdir / "a").iterdir()] == ["submission.json"]
+
+
+def test_limits_are_what_is_trained_on(data):
+    task = chz.replace(classification(data, "tone"), limit=7)
+    board = rank(suite(data, tasks=(task,)), {"tone": References.read(task)}, [])
+    assert board["suite"]["tasks"][0]["examples"] == {"train": 7, "validation": COUNT, "test": COUNT}
 
 
 def test_predictions_take_part_and_wrong_ones_are_told(run, data, tmp_path):

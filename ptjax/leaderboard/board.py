@@ -10,6 +10,7 @@ from typing import Any
 import ptjax
 from ptjax.bootstrap import Bootstrap, Difference, TaskScores
 from ptjax.leaderboard.entry import Entry, Result
+from ptjax.leaderboard.files import finite
 from ptjax.leaderboard.references import References
 from ptjax.leaderboard.suite import Suite
 
@@ -17,12 +18,15 @@ from ptjax.leaderboard.suite import Suite
 def rank(suite: Suite, references: dict[str, References], entries: Sequence[Entry]) -> dict[str, Any]:
     """The contents of leaderboard.json (docs/leaderboard.md says what they mean).
 
-    The score of a submission is the mean over tasks of the mean over runs of the headline. One that lacks a task has
-    none, and stands behind those that have all. Who cannot be told from the next better one, nor from the best of those
-    that share a rank with it, shares that rank.
+    The score of a submission is the mean over tasks of the mean over runs of the headline. One that lacks a task, or a
+    run of one, has none, and stands behind those that lack nothing. Who cannot be told from the next better one, nor
+    from the best of those that share a rank with it, shares that rank.
     """
     bootstrap = _bootstrap(suite, references, entries)
-    lacking = {entry.name: [task.name for task in suite.tasks if task.name not in entry.results] for entry in entries}
+    whole = {entry.name: {task for task, result in entry.results.items() if result.whole} for entry in entries}
+    lacking = {
+        entry.name: [task.name for task in suite.tasks if task.name not in whole[entry.name]] for entry in entries
+    }
     complete = [entry for entry in entries if not lacking[entry.name]]
     scores = {entry.name: bootstrap.score(entry.name, suite.confidence) for entry in complete}
     order = sorted(complete, key=lambda entry: (-scores[entry.name].mean, entry.name))
@@ -43,7 +47,7 @@ def rank(suite: Suite, references: dict[str, References], entries: Sequence[Entr
                 "name": entry.name,
                 "rank": leader + 1,
                 "complete": not lacking[entry.name],
-                "missing": lacking[entry.name],
+                "missing": [task.name for task in suite.tasks if task.name not in entry.results],
                 "score": _interval(scores[entry.name]) if entry.name in scores else None,
                 "tasks": {
                     task.name: _task(entry.name, task.name, entry.results[task.name], bootstrap, suite.confidence)
@@ -57,7 +61,7 @@ def rank(suite: Suite, references: dict[str, References], entries: Sequence[Entr
                 "difference": _differences(entry.config, order[0].config),
             }
         )
-    return {
+    board = {
         "suite": {"name": suite.name, "tasks": [_about(references[task.name]) for task in suite.tasks]},
         "confidence": suite.confidence,
         "resamples": suite.resamples,
@@ -70,6 +74,7 @@ def rank(suite: Suite, references: dict[str, References], entries: Sequence[Entr
         "submissions": submissions,
         "failed": [{"submission": entry.name} | failure for entry in entries for failure in entry.failed],
     }
+    return finite(board)
 
 
 def _bootstrap(suite: Suite, references: dict[str, References], entries: Sequence[Entry]) -> Bootstrap | None:
@@ -91,6 +96,7 @@ def _task(name: str, task: str, result: Result, bootstrap: Bootstrap, confidence
         **_interval(bootstrap.task(task, name, confidence)),
         "spread": statistics.stdev(seeds) if len(seeds) > 1 else None,
         "seeds": seeds,
+        "runs": [len(seeds), result.asked or len(seeds)],
         "learning_rate": result.learning_rate,
         "metrics": {
             metric: statistics.fmean(run.scores[metric] for run in result.runs) for metric in result.runs[0].scores
@@ -121,11 +127,13 @@ def _differences(config: dict[str, str], winner: dict[str, str]) -> list[list[st
 
 
 def _about(references: References) -> dict[str, Any]:
-    task = references.task
+    task, examples = references.task, references.counts
+    if task.limit is not None and "train" in examples:
+        examples = examples | {"train": min(task.limit, examples["train"])}
     return {
         "name": task.name,
         "kind": type(task).__name__,
         "metric": task.metric,
         "split": references.split,
-        "examples": references.counts,
+        "examples": examples,
     }

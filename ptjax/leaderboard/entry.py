@@ -24,13 +24,25 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """On one task. grid: [learning rate, seed, validation headline] of every run. curves: {learning_rate, seed, loss,
-    validation} of every run."""
+    """On one task.
+
+    runs: those that are done, of as many as were asked for (None: of these).
+    grid: [learning rate, seed, validation headline] of every run of the grid.
+    curves: {learning_rate, seed, loss, validation} of every run of the grid.
+    predictions: by seed, to be handed in.
+    """
 
     runs: list[Run]
+    asked: int | None = None
     learning_rate: float | None = None
     grid: list[list] = dataclasses.field(default_factory=list)
     curves: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    predictions: dict[int, list[Answer]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether no run is lacking."""
+        return self.asked is None or len(self.runs) == self.asked
 
 
 @dataclasses.dataclass(frozen=True)

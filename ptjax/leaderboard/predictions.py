@@ -65,7 +65,7 @@ def read_predictions(path: Path, references: References) -> list[Answer]:
 
 def write_predictions(path: Path, answers: Sequence[Answer]) -> None:
     """Ready to hand in."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     lines = [json.dumps({"id": a["id"], "prediction": a["prediction"]}, ensure_ascii=False) + "\n" for a in answers]
     path.write_text("".join(lines), encoding="utf-8")
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import chz
 
@@ -15,6 +15,8 @@ from ptjax.logging import read_metrics
 from ptjax.pretrained import Pretrained
 from ptjax.train import Experiment
 
+Kind = Literal["model", "predictions"]
+
 
 @chz.chz
 class Submission(Config):
@@ -23,6 +25,7 @@ class Submission(Config):
     name: str = chz.field(doc="in tables and names of folders: letters, digits, - and _")
     path: str = chz.field(doc="workdir of a run, Hugging Face folder, or folder of predictions")
     fresh: bool = chz.field(default=False, doc="the same body with random weights: what pre-training is held against")
+    kind: Kind | None = chz.field(default=None, doc="what the folder holds; None: not looked at yet")
 
     @chz.validate
     def _named(self):
@@ -48,20 +51,26 @@ class Submission(Config):
     def folder(self) -> Path:
         return Path(self.path).expanduser()
 
-    def is_model(self) -> bool:
-        """Whether there are weights to fine-tune. Raises UserError: no such folder; predictions that are fresh."""
+    def found(self, before: Kind | None = None) -> "Submission":
+        """With its kind, as its folder is now. Raises UserError: no such folder; another kind than `before`;
+        predictions that are fresh."""
         if not self.folder.is_dir():
             raise UserError(f"submission {self.name}: there is no folder {self.path}")
-        if (self.folder / CONFIG).is_file():
-            return True
-        if self.fresh:
+        kind: Kind = "model" if (self.folder / CONFIG).is_file() else "predictions"
+        if self.fresh and kind != "model":
             raise UserError(f"submission {self.name}: {self.path} has no {CONFIG}, so there is no body to begin afresh")
-        return False
+        if before is not None and kind != before:
+            kinds = {"model": "a model", "predictions": "predictions"}
+            raise UserError(
+                f"submission {self.name}: it is {kinds[before]} on this board, and {self.path} holds {kinds[kind]}: "
+                "submit that under another name"
+            )
+        return chz.replace(self, kind=kind)
 
     def described(self) -> dict[str, str]:
         """All that is known of how it was made, key by key, as text."""
         about = {"path": self.path}
-        if not self.is_model():
+        if self.kind != "model":
             return about
         try:
             flat = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
@@ -73,9 +82,10 @@ class Submission(Config):
 
     def pretraining(self) -> dict[str, Any] | None:
         """Its cost and its course, where it is a run of ptjax with a log."""
-        if self.fresh or not self.is_model() or not (self.folder / METRICS).is_file():
+        if self.fresh or not (self.folder / METRICS).is_file():
             return None
-        with contextlib.suppress(UserError):  # half of a run, or one whose corpus is gone
+        # Half of a run, a damaged one, or one whose corpus is gone.
+        with contextlib.suppress(UserError, OSError, LookupError, TypeError, ValueError, AttributeError):
             experiment = from_json(read_config(self.folder), Experiment)
             steps = max((record["step"] for record in read_metrics(self.folder)), default=0)
             curve = [

@@ -1,5 +1,6 @@
 """A submission on one task: a fine-tuning with a workdir of its own."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -7,16 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ptjax.checkpoint import CONFIG, check_workdir
-from ptjax.config import to_json
+from ptjax.checkpoint import CONFIG, check_owner, check_workdir, read_config
+from ptjax.config import UserError, from_json, to_json
 from ptjax.finetune import FineTuning
-from ptjax.finetune.cells import CELL, CELLS, ERROR, RESULT, Cell, CellFolder
-from ptjax.finetune.run import MAY_CHANGE, selected_rate
+from ptjax.finetune.cells import CELL, CELLS, ERROR, RESULT, Cell, CellFolder, selected_rate
+from ptjax.finetune.run import MAY_CHANGE
 from ptjax.leaderboard.entry import Result, Run
-from ptjax.jobs import Job
+from ptjax.jobs import Job, locked
 from ptjax.leaderboard.lines import read_lines
-from ptjax.leaderboard.predictions import read_predictions, write_predictions
+from ptjax.leaderboard.predictions import read_predictions
 from ptjax.leaderboard.references import References
+
+
+class Damaged(UserError):
+    """A file of ours that cannot be read any more."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,17 +47,40 @@ class Unit:
 
     def is_done(self) -> bool:
         """Whether nothing is left to run: every cell of this very config."""
-        config, result = self.folder / CONFIG, self.folder / RESULT
-        same = config.is_file() and result.is_file() and config.read_text() == to_json(self.config)
-        return same and len(self.cells_done()) == len(self.cells())
+        return self._is_claimed() and (self.folder / RESULT).is_file() and len(self.cells_done()) == len(self.cells())
+
+    def _is_claimed(self) -> bool:
+        config = self.folder / CONFIG
+        return config.is_file() and config.read_bytes() == to_json(self.config).encode()
 
     def claim(self) -> None:
-        """Makes its folder that of its config. Raises UserError where cells of another one are there."""
-        check_workdir(self.folder, self.config, MAY_CHANGE, lambda folder: any(folder.glob(f"{CELLS}/*/{CELL}")))
+        """Makes its folder that of its config. Raises UserError: cells of another one are there; a process runs another
+        one."""
+        if self._is_claimed():
+            return
+        self.check()
+        with locked(self._log) if self._log.is_file() else contextlib.nullcontext():
+            check_workdir(self.folder, self.config, MAY_CHANGE, lambda _: self._has_cells())
+
+    def check(self) -> None:
+        """Raises UserError where cells of another config are there, Damaged where that cannot be told."""
+        if self._has_cells() and not self._is_claimed():
+            try:
+                from_json(read_config(self.folder))
+            except (UserError, ValueError) as error:
+                raise Damaged(f"{self.folder / CONFIG} is damaged: {error}") from None
+            check_owner(self.folder, self.config, MAY_CHANGE)
+
+    def _has_cells(self) -> bool:
+        return any(self.folder.glob(f"{CELLS}/*/{CELL}"))
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "log.txt"
 
     def job(self, finetune: Sequence[str]) -> Job:
         """finetune: the command that fine-tunes what the config.json of a --workdir says."""
-        return Job(self.name, (*finetune, f"--workdir={self.folder}"), self.folder / "log.txt")
+        return Job(self.name, (*finetune, f"--workdir={self.folder}"), self._log)
 
     def ended(self, problem: str | None) -> None:
         """Keeps what stopped it as a whole."""
@@ -78,30 +106,31 @@ class Unit:
             cost |= {key: result[key] for key in ("parameters", "learning_parameters")}
         return cost
 
-    def read(self, references: References, predictions: Path) -> Result | None:
-        """What the selected rate's runs have come to; None where there are none, or some are still to come. Their
-        predictions, of the test split where there is one, are written to FOLDER/SEED.jsonl.
+    def read(self, references: References) -> Result | None:
+        """What the selected rate's runs have come to; None where there are none, or some are still to come. Predictions
+        to hand in are of the test split where there is one.
 
         Raises UserError: files that are not what fine-tuning has written, or of other examples.
         """
+        self.check()
         done = {cell: CellFolder.of(self.folder, cell).read() for cell in self.cells_done()}
         if not done or {cell.name for cell in self.cells()} - {cell.name for cell in done} - set(self.failed()):
             return None
         metric = self.config.task.metric
         rate = None if self.config.task.zero_shot else selected_rate(done, metric)
-        runs = []
-        for cell in done:
-            if cell.learning_rate == rate:
-                folder = CellFolder.of(self.folder, cell).path
-                runs.append(Run.scored(read_predictions(folder / f"{references.split}.jsonl", references), references))
-                split = "test" if "test" in references.counts else references.split
-                answers = [answer for _, answer in read_lines(folder / f"{split}.jsonl")]
-                write_predictions(predictions / f"{cell.seed or 0}.jsonl", answers)
+        selected = [cell for cell in self.cells() if cell.learning_rate == rate]
+        split = "test" if "test" in references.counts else references.split
+        runs, predictions = [], {}
+        for cell in [cell for cell in selected if cell in done]:
+            folder = CellFolder.of(self.folder, cell).path
+            runs.append(Run.scored(read_predictions(folder / f"{references.split}.jsonl", references), references))
+            predictions[cell.seed or 0] = [answer for _, answer in read_lines(folder / f"{split}.jsonl")]
         grid = [
             [c.learning_rate, c.seed, contents["scores"].get("validation", {}).get(metric)]
             for c, contents in done.items()
         ]
-        return Result(runs, rate, [] if rate is None else grid, [_curve(contents) for contents in done.values()])
+        curves = [_curve(contents) for contents in done.values()]
+        return Result(runs, len(selected), rate, [] if rate is None else grid, curves, predictions)
 
 
 def _curve(cell: dict[str, Any]) -> dict[str, Any]:
