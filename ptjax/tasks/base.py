@@ -7,7 +7,7 @@ import chz
 import jax.numpy as jnp
 import numpy as np
 
-from ptjax.config import UserError
+from ptjax.config import UserError, published
 from ptjax.data.examples import Example, Examples
 from ptjax.data.tokenizers import Tokenizer
 from ptjax.metrics import Metric
@@ -26,6 +26,8 @@ Answer = dict[str, Any]  # what is written of an example: 'id', 'prediction', an
 class Task(Objective):
     """Base of tasks: the same loop as pre-training, with answers that are known. Fields that are None are found when
     the task meets its examples and a model, by `resolved` and `fitted`."""
+
+    holds: ClassVar[tuple[str, ...]] = ()  # keys that an example must have; the last one may be hidden in a test
 
     name: str = chz.field(doc="in tables and names of files: letters, digits, - and _")
     examples: Examples = chz.field(meta_factory=chz.factories.subclass(Examples), doc="where they are")
@@ -55,8 +57,6 @@ class Task(Objective):
         if self.metric not in known:
             raise ValueError(f"task.metric={self.metric!r}: {type(self).__name__} is measured by {', '.join(known)}")
 
-    holds: ClassVar[tuple[str, ...]] = ()  # keys that an example must have; the last one may be hidden in a test
-
     @property
     def zero_shot(self) -> bool:
         """Whether it is judged without training, by `judge`."""
@@ -78,20 +78,21 @@ class Task(Objective):
         return next(metric for metric in self.metrics() if metric.name == self.metric)
 
     def check_examples(self, examples: Sequence[Example], labelled: bool) -> None:
-        """Raises UserError naming the first example that is not of the task's kind, or, where they have to be
-        `labelled`, has no label."""
+        """Raises UserError naming the first example that is not of the task's kind, and whose it is, or, where they
+        have to be `labelled`, has no label. Labels that are there are looked at in any case."""
         asked = self.holds if labelled else self.holds[:-1]
         for example in examples:
-            problem = None
-            if missing := [key for key in asked if key not in example]:
-                has = ", ".join(key for key in example if key != "id") or "nothing"
-                problem = f"has no {' and no '.join(missing)}, but {has}"
-            if problem := problem or self.mistake(example):
+            missing = [key for key in asked if key not in example]
+            problem = _lacking(missing, example) if missing else self.mistake(example)
+            if problem:
                 kind = type(self).__name__
                 raise UserError(f"task {self.name}, a {kind}: example {example['id']!r} {problem}")
 
     def mistake(self, example: Example) -> str | None:
         """What is wrong with an example that has the keys it must have: "has the label ...". None: nothing."""
+        for key in ("text", "pair", "question", "context"):
+            if not isinstance(example.get(key, ""), str):
+                return f"has the {key} {example[key]!r:.80}: that is a text"
         return None
 
     def resolved(self, train: Sequence[Example]) -> "Task":
@@ -177,6 +178,15 @@ class Task(Objective):
 def real(batch: Batch) -> Array:
     """f32[B]: 1 for rows, 0 for those that only fill up."""
     return (batch["index"] >= 0).astype(jnp.float32)
+
+
+def _lacking(keys: Sequence[str], example: Example) -> str:
+    """In words: what an example has instead, and which tasks read such."""
+    has = ", ".join(key for key in example if key != "id") or "nothing"
+    tasks = [kind for kind in published(Task) if kind.metrics is not Task.metrics]
+    able = [kind.__name__ for kind in tasks if kind.holds and example.keys() >= set(kind.holds)]
+    hint = f": such examples are for {' or '.join(able)}" if able else ""
+    return f"has no {' and no '.join(keys)}, but {has}{hint}"
 
 
 def labels_of(names: Sequence[str], name: str) -> tuple[str, ...]:

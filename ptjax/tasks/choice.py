@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ptjax.config import UserError
 from ptjax.data.examples import Example
 from ptjax.data.tokenizers import Tokenizer
 from ptjax.metrics.classification import Accuracy
@@ -26,6 +25,8 @@ class MultipleChoice(PooledTask):
     number of them, and 'label', the place of the right one. Of texts that are too long the longer one loses tokens at
     its end."""
 
+    holds = ("text", "choices", "label")
+
     metric: str = chz.field(default="accuracy", doc="the headline: accuracy")
     most: int | None = chz.field(
         default=None, doc="choices that FLOPs are counted for; None: the most that a training example has"
@@ -34,8 +35,18 @@ class MultipleChoice(PooledTask):
     def metrics(self):
         return (Accuracy(),)
 
+    def mistake(self, example):
+        choices, label = example["choices"], example.get("label", 0)
+        if not isinstance(choices, list | tuple) or not all(isinstance(choice, str) for choice in choices):
+            return f"has the choices {choices!r:.80}: that is a list of texts"
+        if not choices:
+            return "has no choices: name their columns in examples.choices"
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(choices):
+            return f"has the label {label!r:.80}, and its {len(choices)} choices count from 0"
+        return super().mistake(example)
+
     def resolved(self, train):
-        return chz.replace(self, most=self.most or max(len(_choices(example)) for example in train))
+        return chz.replace(self, most=self.most or max(len(example["choices"]) for example in train))
 
     @property
     def outputs(self):
@@ -44,7 +55,7 @@ class MultipleChoice(PooledTask):
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> Encoded:
         """Arrays of tokens are [N, K, L], K the most choices of an example; 'choice_size', int32[N, K], is 0 for those
         that an example lacks."""
-        count = np.array([len(_choices(example)) for example in examples])
+        count = np.array([len(example["choices"]) for example in examples])
         pairs = [{"id": x["id"], "text": x["text"], "pair": choice} for x in examples for choice in x["choices"]]
         flat = packed(encode_texts(pairs, tokenizer, self.length), tokenizer.vocab.pad_id, {})
         place = np.arange(count.max())
@@ -53,12 +64,13 @@ class MultipleChoice(PooledTask):
         size_NK = np.where(there_NK, flat.size[row_NK], 0).astype(np.int32)
         labels = {"choice_size": size_NK}
         if all("label" in example for example in examples):
-            labels["label"] = np.array([_label(example) for example in examples], np.int32)
+            labels["label"] = np.array([example["label"] for example in examples], np.int32)
         tokens = {name: array[row_NK] for name, array in flat.tokens.items()}
-        return Encoded(np.arange(len(examples), dtype=np.int32), size_NK.max(axis=1), tokens, labels)
+        example = np.arange(len(examples), dtype=np.int32)
+        return Encoded(example, size_NK.max(axis=1), tokens, labels, read=size_NK.sum(axis=1))
 
     def reference(self, example):
-        return str(_label(example))
+        return str(example["label"])
 
     def answers(self, examples, encoded, outputs, tokenizer):
         found = []
@@ -95,17 +107,3 @@ class MultipleChoice(PooledTask):
         logits = context.apply(net, variables, self.inputs(batch, context.vocab), method="answer")
         size_BK = batch["choice_size"]
         return jax.nn.log_softmax(jnp.where(size_BK > 0, logits.reshape(size_BK.shape), -jnp.inf), axis=1)
-
-
-def _choices(example: Example) -> list[str]:
-    if not example.get("choices"):
-        has = ", ".join(name for name in example if name != "id")
-        raise UserError(f"example {example['id']!r} has no choices, but {has}: name their columns in examples.choices")
-    return example["choices"]
-
-
-def _label(example: Example) -> int:
-    label, count = example["label"], len(example["choices"])
-    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < count:
-        raise UserError(f"example {example['id']!r}: its label is {label!r}, and its {count} choices count from 0")
-    return label

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 import chz
 import numpy as np
 
-from ptjax.config import UserError
 from ptjax.data.examples import Example
 from ptjax.likelihood import Likelihood, Scorer
 from ptjax.metrics import GroupAccuracy, PairAccuracy
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 class MinimalPairs(Task):
     """BLiMP (Warstadt et al., 2020) and its like: examples of pairs, judged by the model's own likelihood of their two
     texts. A prediction is [score of the good one, score of the bad one], in nats; equal scores count half."""
+
+    holds = ("good", "bad")  # nothing is hidden
 
     metric: str = chz.field(default="accuracy", doc="accuracy, or group_accuracy: the mean over groups")
     likelihood: Likelihood | None = chz.field(
@@ -47,8 +48,7 @@ class MinimalPairs(Task):
 
         Raises UserError: examples that are no pairs; a model that has no likelihood; texts that are too long for it.
         """
-        for example in examples:
-            _check(self.name, example)
+        self.check_examples(examples, labelled=True)
         scorer = Scorer.open(start, self.likelihood, fresh=fresh, seed=seed)
         texts = [example[key] for example in examples for key in ("good", "bad")]
         names = [f"task {self.name}: {key} of example {x['id']}" for x in examples for key in ("good", "bad")]
@@ -60,6 +60,12 @@ class MinimalPairs(Task):
         pairs = scores.reshape(-1, 2).tolist()
         return [{"id": example["id"], "prediction": pair} for example, pair in zip(examples, pairs, strict=True)]
 
+    def mistake(self, example):
+        for key in self.holds:
+            if not isinstance(example[key], str) or not example[key].strip():
+                return f"has no {key}: a pair has the texts 'good' and 'bad'"
+        return super().mistake(example)
+
     def reference(self, example):
         return example.get("group", "")
 
@@ -69,9 +75,3 @@ class MinimalPairs(Task):
             raise ValueError(
                 f"{prediction!r}: [score of good, score of bad], two finite numbers, higher for the likelier"
             )
-
-
-def _check(task: str, example: Example) -> None:
-    for key in ("good", "bad"):
-        if not isinstance(example.get(key), str) or not example[key].strip():
-            raise UserError(f"task {task}: example {example['id']} has no {key}: a pair has the texts 'good' and 'bad'")

@@ -29,6 +29,8 @@ class QuestionAnswering(Task):
     not answer. The null position is the first token of a row, or the last where attention is causal; it is right in
     windows that do not hold the whole answer."""
 
+    holds = ("question", "context", "answers")
+
     length: int = chz.field(default=384, doc="tokens of the longest row")
     metric: str = chz.field(default="f1", doc="the headline: f1 or exact_match")
     stride: int = chz.field(default=128, doc="tokens of the context that two windows have in common")
@@ -50,6 +52,13 @@ class QuestionAnswering(Task):
     def metrics(self):
         return AnswerF1(), ExactMatch()
 
+    def mistake(self, example):
+        answers = example.get("answers", [])
+        is_answer = lambda x: isinstance(x, dict) and {"text", "start"} <= x.keys()  # noqa: E731
+        if not isinstance(answers, list) or not all(map(is_answer, answers)):
+            return f"has the answers {answers!r:.80}: that is a list of {{'text', 'start'}}"
+        return super().mistake(example)
+
     def resolved(self, train):
         if self.unanswerable is not None:
             return self
@@ -57,7 +66,8 @@ class QuestionAnswering(Task):
 
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> Encoded:
         """Beside 'tokens' and 'types': 'piece', at a token of the context its place there, counted from 1, else 0; and
-        where no answers are hidden 'start' and 'end', the answer's first and last token in the row, else -1."""
+        where no answers are hidden 'start' and 'end', the answer's first and last token in the row, else -1. Kept: of
+        each context the spans of its pieces."""
         labelled = all("answers" in example for example in examples)
         questions = tokenizer.encode_batch([example["question"] for example in examples])
         read = _contexts(examples, tokenizer)
@@ -79,7 +89,8 @@ class QuestionAnswering(Task):
         start, end = np.array(bounds, np.int32).T
         labels = {"start": start, "end": end} if labelled else {}
         size = np.array([len(row) for row in rows], np.int32)
-        return Encoded(np.array(owner, np.int32), size, tokens | {"piece": stacked(pieces, 0)}, labels)
+        spans = {context: spans for context, (_, spans) in read.items()}
+        return Encoded(np.array(owner, np.int32), size, tokens | {"piece": stacked(pieces, 0)}, labels, kept=spans)
 
     def _room(self, example: Example, question: np.ndarray, tokenizer: Tokenizer) -> int:
         """Tokens of a window's context."""
@@ -106,13 +117,12 @@ class QuestionAnswering(Task):
         return [answer["text"] for answer in example["answers"]]
 
     def answers(self, examples, encoded, outputs, tokenizer):
-        read = _contexts(examples, tokenizer)
         rows: list[list[int]] = [[] for _ in examples]
         for row, number in enumerate(encoded.example):
             rows[number].append(row)
         found = []
         for example, own in zip(examples, rows):
-            spans, best = read[example["context"]][1], {}
+            spans, best = encoded.kept[example["context"]], {}
             for row in own:
                 for score, start, end in self._candidates(encoded.tokens["piece"][row], outputs, row):
                     text = example["context"][spans[start, 0] : spans[end, 1]].strip()

@@ -1,5 +1,6 @@
 """A text, or a pair of texts, as one answer: a class or a number."""
 
+import math
 from collections.abc import Sequence
 
 import chz
@@ -15,7 +16,7 @@ from ptjax.metrics.correlation import Pearson, Spearman
 from ptjax.models.task_nets import Pool, sequence_net
 from ptjax.objectives.base import StepContext
 from ptjax.tasks.base import Task, labels_of, real
-from ptjax.tasks.encoded import Encoded
+from ptjax.tasks.encoded import Encoded, readable
 from ptjax.types import Batch, Losses
 
 
@@ -56,6 +57,8 @@ class SequenceTask(PooledTask):
     """What classification and regression share. Texts that are too long lose tokens at the end, of a pair the longer
     one first."""
 
+    holds = ("text", "label")
+
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> Encoded:
         rows = encode_texts(examples, tokenizer, self.length)
         return packed(rows, tokenizer.vocab.pad_id, {"label": self.targets(examples)} if _labelled(examples) else {})
@@ -70,18 +73,24 @@ class SequenceTask(PooledTask):
 
 @chz.chz
 class SequenceClassification(SequenceTask):
-    """Cross entropy of a linear layer over classes (Devlin et al., 2019, section 4.1). Examples have 'text' and 'label',
-    and 'pair' where two texts are judged together."""
+    """Cross entropy of a linear layer over classes (Devlin et al., 2019, section 4.1). Examples have 'text' and
+    'label', and 'pair' where two texts are judged together."""
 
     metric: str = chz.field(default="accuracy", doc="the headline: accuracy, macro_f1 or mcc")
     labels: tuple[str, ...] | None = chz.field(default=None, doc="classes; None: those of the training examples")
 
     def metrics(self):
-        return Accuracy(), MacroF1(), MCC()
+        labels = tuple(self.labels or ())
+        return Accuracy(), MacroF1(labels), MCC(labels)
 
     def resolved(self, train):
         names = self.labels or labels_of([str(example["label"]) for example in train], self.name)
         return chz.replace(self, labels=tuple(names))
+
+    def mistake(self, example):
+        label = example.get("label", "")
+        wrong = None if isinstance(label, str | int | float) else f"has the label {label!r:.80}: a class is a text"
+        return super().mistake(example) or wrong
 
     @property
     def outputs(self):
@@ -139,6 +148,18 @@ class SequenceRegression(SequenceTask):
             raise UserError(f"task {self.name}: all {len(labels)} training labels are {labels[0]}: nothing to learn")
         return chz.replace(self, center=center if self.center is None else self.center, spread=self.spread or spread)
 
+    def mistake(self, example):
+        try:
+            number = float(example.get("label", 0))
+        except (TypeError, ValueError):
+            number = math.nan
+        if math.isfinite(number):
+            return super().mistake(example)
+        return (
+            f"has the label {example['label']!r:.80}, and SequenceRegression learns finite numbers, read with "
+            "examples.number=True; SequenceClassification learns names of classes"
+        )
+
     @property
     def outputs(self):
         return 1
@@ -160,7 +181,7 @@ class SequenceRegression(SequenceTask):
 
     def answers(self, examples, encoded, outputs, tokenizer):
         values = self.center + self.spread * np.asarray(outputs["value"], np.float64)
-        return [{"id": x["id"], "prediction": round(float(value), 6)} for x, value in zip(examples, values)]
+        return [{"id": x["id"], "prediction": float(f"{value:.9g}")} for x, value in zip(examples, values)]
 
     def check_prediction(self, prediction):
         if isinstance(prediction, bool) or not isinstance(prediction, int | float) or not np.isfinite(prediction):
@@ -170,23 +191,20 @@ class SequenceRegression(SequenceTask):
 def encode_texts(
     examples: Sequence[Example], tokenizer: Tokenizer, length: int
 ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """(ids int32[n], types int32[n] or None) of each example's text, or text and pair, framed, n <= length.
+    """(ids int32[n], types int32[n] or None: all 0) of each example's text, or text and pair, framed, 0 < n <= length.
 
-    Raises UserError where there is nothing left to read.
+    Raises UserError where the frame leaves no room.
     """
     texts = tokenizer.encode_batch([example["text"] for example in examples])
-    pairs = [example.get("pair") for example in examples]
-    empty = texts[0][:0]
-    alone = len(tokenizer.frame(empty))
-    together = len(tokenizer.frame_pair(empty, empty)[0])
+    pairs = iter(tokenizer.encode_batch([x["pair"] for x in examples if x.get("pair") is not None]))
+    alone, together = sum(map(len, tokenizer.framing)), tokenizer.pair_overhead
     rows = []
-    for example, a, pair in zip(examples, texts, pairs):
-        if pair is None:
-            ids, types = tokenizer.frame(a[: max(length - alone, 0)]), None
+    for example, a in zip(examples, texts):
+        if example.get("pair") is None:
+            ids = tokenizer.frame(readable(a, tokenizer)[: max(length - alone, 0)])
+            types = tokenizer.frame_types(len(ids))
         else:
-            ids, types = tokenizer.frame_pair(*shortened(a, tokenizer.encode(pair), length - together))
-        if not len(ids):
-            raise UserError(f"example {example['id']!r} has no tokens: {example['text']!r}")
+            ids, types = tokenizer.frame_pair(*shortened(a, next(pairs), length - together))
         if len(ids) > length:
             raise UserError(f"task.length={length} leaves no room for a text beside the tokens that frame it")
         rows.append((ids, types))

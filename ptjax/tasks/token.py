@@ -15,7 +15,7 @@ from ptjax.metrics.tagging import SpanF1, SpanPrecision, SpanRecall, TokenAccura
 from ptjax.models.task_nets import token_net
 from ptjax.objectives.base import StepContext
 from ptjax.tasks.base import Task, labels_of, real
-from ptjax.tasks.encoded import Encoded
+from ptjax.tasks.encoded import Encoded, readable
 from ptjax.tasks.windows import most_context, stacked, windows
 from ptjax.types import Batch, Losses
 
@@ -24,6 +24,8 @@ from ptjax.types import Batch, Losses
 class TokenClassification(Task):
     """Cross entropy of a linear layer on the first piece of each word (Devlin et al., 2019, section 5.3). Examples have
     'words' and 'labels'; a sentence is its words with a space between them."""
+
+    holds = ("words", "labels")
 
     metric: str = chz.field(default="span_f1", doc="the headline: span_f1 for BIO tags, accuracy for others")
     labels: tuple[str, ...] | None = chz.field(default=None, doc="tags; None: those of the training examples")
@@ -41,8 +43,17 @@ class TokenClassification(Task):
         spans = () if self.metric == "accuracy" else (SpanF1(), SpanPrecision(), SpanRecall())
         return (*spans, TokenAccuracy())
 
+    def mistake(self, example):
+        words, labels = example["words"], example.get("labels", [])
+        for name, values, kinds in (("words", words, str), ("labels", labels, str | int)):
+            if not isinstance(values, list | tuple) or not all(isinstance(value, kinds) for value in values):
+                return f"has the {name} {values!r:.80}: that is a list of texts"
+        if "labels" in example and len(labels) != len(words):
+            return f"has {len(labels)} labels for its {len(words)} words"
+        return super().mistake(example)
+
     def resolved(self, train):
-        counts = collections.Counter(label for example in train for label in _labels(example))
+        counts = collections.Counter(label for example in train for label in self.reference(example))
         labels = self.labels or labels_of(list(counts), self.name)
         return chz.replace(self, labels=tuple(labels), usual=self.usual or max(labels, key=counts.__getitem__))
 
@@ -60,8 +71,8 @@ class TokenClassification(Task):
         for place, example in enumerate(examples):
             ids, spans = tokenizer.encode_offsets(" ".join(example["words"]))
             word = first_pieces(example["words"], spans)
-            if not len(ids) and not before and not behind:  # nothing to read, and attention needs something
-                ids, word = np.array([tokenizer.vocab.boundary_id]), np.array([-1])
+            ids = readable(ids, tokenizer)
+            word = np.pad(word, (0, len(ids) - len(word)), constant_values=-1)
             parts = windows(len(ids), room, self.stride)
             chosen = most_context(parts)
             for part, (start, stop) in enumerate(parts):
@@ -71,11 +82,13 @@ class TokenClassification(Task):
                 words.append(np.pad(here, (len(before), len(behind)), constant_values=-1))
         owner, word = np.array(owner, np.int32), stacked(words, -1)
         tokens = {"tokens": stacked(rows, tokenizer.vocab.pad_id), "word": word}
+        if tokenizer.closing_type is not None:
+            tokens["types"] = stacked([tokenizer.frame_types(len(row)) for row in rows], 0, np.int8)
         if all("labels" in example for example in examples):
             number = {label: i for i, label in enumerate(self.labels)}
             # A label that training has not seen cannot be predicted: it counts as wrong and is not learned.
-            known = [np.array([number.get(label, -1) for label in _labels(x)] + [-1], np.int32) for x in examples]
-            tokens["label"] = np.stack([known[example][places] for example, places in zip(owner, word)])
+            known = [[number.get(label, -1) for label in self.reference(example)] + [-1] for example in examples]
+            tokens["label"] = np.stack([np.int32(known[example])[places] for example, places in zip(owner, word)])
         return Encoded(owner, np.array([len(row) for row in rows], np.int32), tokens, {})
 
     def reference(self, example):
@@ -136,13 +149,6 @@ def first_pieces(words: Sequence[str], spans: np.ndarray) -> np.ndarray:
     found = np.full(len(word), -1, np.int32)
     found[first] = word[first]
     return found
-
-
-def _labels(example: Example) -> list[str]:
-    labels = [str(label) for label in example["labels"]]
-    if len(labels) != len(example["words"]):
-        raise UserError(f"example {example['id']!r} has {len(labels)} labels for its {len(example['words'])} words")
-    return labels
 
 
 def _labelled(batch: Batch) -> jax.Array:

@@ -45,6 +45,7 @@ def test_each_choice_stands_in_a_row_behind_the_text(tokenizer):
             assert tokens[i, k, : size[i, k]].tolist() == ids.tolist() and len(ids) < 24
             assert types[i, k, : size[i, k]].tolist() == kinds.tolist()
     assert size[0, 3] == size[1, 2] == size[1, 3] == 0 and encoded.size.tolist() == size.max(axis=1).tolist()
+    assert encoded.counts.tolist() == size.sum(axis=1).tolist() != encoded.size.tolist()  # all of them are read
 
 
 def test_texts_that_are_too_long_give_from_the_longer_one(tokenizer):
@@ -123,17 +124,15 @@ def test_predictions_that_are_no_place(wrong):
 
 
 @pytest.mark.parametrize("label", [3, -1, "1", 1.0, True, None])
-def test_labels_that_are_no_place(label, tokenizer):
+def test_labels_that_are_no_place(label):
     examples = [EXAMPLES[1], EXAMPLES[0] | {"label": label}]
-    with pytest.raises(UserError, match="'a': its label is .* its 3 choices count from 0"):
-        TASK.encode(examples, tokenizer)
+    with pytest.raises(UserError, match="'a' has the label .* its 3 choices count from 0"):
+        TASK.check_examples(examples, labelled=False)
 
 
-def test_an_example_without_choices(tokenizer):
-    with pytest.raises(UserError, match="'b' has no choices"):
-        TASK.encode([EXAMPLES[0], EXAMPLES[1] | {"choices": []}], tokenizer)
-    with pytest.raises(UserError, match="'d' has no choices, but text, label: name their columns in examples.choices"):
-        TASK.resolved([{"id": "d", "text": "Another kind of example", "label": "x"}])
+def test_an_example_without_choices():
+    with pytest.raises(UserError, match="'b' has no choices: name their columns in examples.choices"):
+        TASK.check_examples([EXAMPLES[0], EXAMPLES[1] | {"choices": []}], labelled=True)
 
 
 def test_flops_count_every_choice():

@@ -71,9 +71,9 @@ def test_a_model_that_knows_nothing_guesses(start):
 
 def test_mistakes_name_the_example(start):
     for example, said in [
-        ({"id": "p9", "good": "The value"}, "example p9 has no bad"),
-        ({"id": "p9", "good": None, "bad": "The value"}, "example p9 has no good"),
-        ({"id": "p9", "good": " ", "bad": "The value"}, "example p9 has no good"),
+        ({"id": "p9", "good": "The value"}, "example 'p9' has no bad, but good"),
+        ({"id": "p9", "good": None, "bad": "The value"}, "example 'p9' has no good"),
+        ({"id": "p9", "good": " ", "bad": "The value"}, "example 'p9' has no good"),
         (
             {"id": "p9", "good": "The value", "bad": "value " * 65},
             "task pairs: bad of example p9 has .* tokens, and the",

@@ -89,6 +89,20 @@ class Tokenizer:
         return np.concatenate([np.array(before, np.int32), np.asarray(ids, np.int32), np.array(behind, np.int32)])
 
     @functools.cached_property
+    def closing_type(self) -> int | None:
+        """The sentence type of the last id of every frame, where that is of a type of its own: of XLNet's <cls>, whose
+        state stands for the whole. None: it has that of the text before it."""
+        item, kind = self.pair_template[-1]
+        second = dict(self.pair_template)["b"]
+        return kind if kind > second and self.framing[1][-1:] == (item,) else None
+
+    def frame_types(self, length: int) -> np.ndarray | None:
+        """int32[length]: sentence types of what `frame` gives; None where all are 0."""
+        if self.closing_type is None:
+            return None
+        return np.array([0] * (length - 1) + [self.closing_type], np.int32)
+
+    @functools.cached_property
     def pair_template(self) -> PairTemplate:
         """Of two texts that stand together, as the model was trained to read them: [CLS] a [SEP] b [SEP], ... Where
         only texts alone have a frame, both have it (T5's a </s> b </s>); where none has, a boundary parts them."""
