@@ -1,7 +1,7 @@
 """Score predictions with labels that only the organiser has, and make the files that participants get.
 
-python -m experiments.score --config=configs/suites/stdlib.py --write-labels=labels
-python -m experiments.score --config=configs/suites/stdlib.py --labels=labels --predictions=one --predictions=other
+python -m experiments.score --config=configs/suites/english.py:data=data --write-labels=labels
+python -m experiments.score --config=configs/suites/english.py:data=data --labels=labels --predictions=team
 
 --write-labels=DIR writes DIR/TASK.jsonl, to be kept, and DIR/hidden/TASK.jsonl, without labels, to be given out.
 Predictions are DIR/TASK.jsonl, or DIR/TASK/SEED.jsonl for several runs: lines of {"id": ..., "prediction": ...}.

@@ -1,19 +1,22 @@
 """Scoring predictions with labels that one side has: right ones to the digit, wrong ones refused by name."""
 
+import functools
 import json
 from pathlib import Path
 
+import chz
 import pytest
 
 from experiments import score as score_main
-from ptjax.config import UserError
-from ptjax.data.examples import JsonExamples
+from ptjax.config import UserError, load
+from ptjax.data.examples import ConllExamples, ConlluExamples, JsonExamples, SquadExamples, TableExamples
 from ptjax.leaderboard import Suite
 from ptjax.leaderboard.lines import read_lines
 from ptjax.leaderboard.references import References, write_labels
 from ptjax.tasks import MinimalPairs, SequenceRegression
 from tests.small import call
 
+ROOT = Path(__file__).parents[1]
 COUNT = 20
 CONFIG = """
 from ptjax.data.examples import JsonExamples
@@ -282,3 +285,92 @@ def test_references_of_numbers_are_numbers(folder):
     (folder / "labels" / "stars.jsonl").write_text('{"id": "stars-0", "text": "a", "label": "many"}\n')
     with pytest.raises(UserError, match="example 'stars-0'"):
         References.of_labels(stars, folder / "labels")
+
+
+ENGLISH = {
+    "sst2": ("tsv", "train dev test", lambda i: f"text {i}\t{i % 2}\n", "sentence\tlabel\n"),
+    "trec": ("tsv", "train test", lambda i: f"what {i}\t{'ABC'[i % 3]}\n", "text\tlabel\n"),
+    "rte": (
+        "jsonl",
+        "train test",
+        lambda i: json.dumps(dict(premise=f"a {i}", hypothesis="b", label=i % 2)) + "\n",
+        "",
+    ),
+    "wikiann-en": ("conll", "train dev test", lambda i: f"Ann{i}\tB-PER\nwent\tO\n\n", ""),
+    "conll2000-chunking": ("conll", "train test", lambda i: f"it{i} PRP B-NP\nis VBZ B-VP\n\n", ""),
+}
+
+
+@pytest.fixture
+def english(tmp_path, monkeypatch) -> Path:
+    """Files as configs/suites/english.py wants them, under `data` of the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name, (ending, splits, line, head) in ENGLISH.items():
+        for split in splits.split():
+            path = tmp_path / "data" / name / f"{split}.{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(head + "".join(map(line, range(COUNT))))
+    for split in ("train", "dev"):
+        asked = [
+            {"id": f"{split}{i}", "question": f"who {i}?", "answers": [{"text": f"Ann{i}", "answer_start": 7}]}
+            for i in range(COUNT)
+        ]
+        paragraphs = [{"context": f"it was {qa['answers'][0]['text']} who", "qas": [qa]} for qa in asked]
+        path = tmp_path / "data" / "xquad" / f"{split}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    return tmp_path
+
+
+def test_the_commands_of_the_help_work_from_hidden_copies_to_scores(english, capsys):
+    """The organiser writes both, a participant reads the copy as test and predicts, the organiser scores."""
+    commands = [line.split()[3:] for line in score_main.__doc__.splitlines() if line.startswith("python")]
+    commands = [[word.replace("configs/", f"{ROOT}/configs/", 1) for word in command] for command in commands]
+    english_main = functools.partial(call, score_main, base=Suite, workdir=False, uses_jax=False)
+    assert english_main(*commands[0]) == 0
+    suite = load(f"{ROOT}/configs/suites/english.py:data=data", [], Suite)
+    for task in suite.tasks:
+        copy = english / "labels" / "hidden" / f"{task.name}.jsonl"
+        given = chz.replace(task.examples, test=str(copy))
+        hidden, own = given.read("test"), task.examples.read("test")
+        assert [x["id"] for x in hidden] == [x["id"] for x in own] and len(own) == COUNT
+        assert not any({"label", "labels", "answers"} & x.keys() for x in hidden)
+        assert all(x == {key: y[key] for key in x} for x, y in zip(hidden, own))
+        assert References.read(chz.replace(task, examples=given)).split == "validation"
+        own = [
+            {"id": x["id"], "prediction": task.reference(x)[0] if "answers" in x else task.reference(x)} for x in own
+        ]
+        write(english / "team" / f"{task.name}.jsonl", own)
+    capsys.readouterr()
+    assert english_main(*commands[1], "--json") == 0
+    [team] = json.loads(capsys.readouterr().out)["submissions"]
+    assert team["complete"] and team["score"]["mean"] == 1.0
+
+
+@pytest.mark.parametrize("kind", [TableExamples, ConllExamples, ConlluExamples, SquadExamples])
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ('{"id": "1", "text": "a", "label": "b"}', "holds id, label, text. JsonExamples reads others"),
+        ('{"text": "a"}', "reads only test examples without labels"),
+        ('{"id": "1", "te', "not a JSON object, or cut off"),
+        ("a\tb", "not a JSON object"),
+        ('{"id": "1", "words": "a"}', "words is a list of texts"),
+        ('{"id": 1, "text": "a"}', "id holds int, not text"),
+    ],
+)
+def test_lines_of_json_that_are_no_hidden_examples_are_never_read_as_another_format(tmp_path, kind, line, message):
+    (tmp_path / "a.jsonl").write_text('{"id": "0", "text": "a"}\n' + line + "\n")
+    with pytest.raises(UserError) as caught:
+        kind(test=str(tmp_path / "a.jsonl")).read("test")
+    assert f"{tmp_path}/a.jsonl:2: " in str(caught.value) and message in str(caught.value)
+    with pytest.raises(UserError, match="of train"):
+        kind(train=str(tmp_path / "a.jsonl"), validation=str(tmp_path / "a.jsonl")).read("train")
+
+
+def test_a_copy_is_read_whatever_the_columns_are_called(tmp_path):
+    write(tmp_path / "raw.jsonl", [{"id": "x", "question": "q", "context": "c"}])
+    write(tmp_path / "copy.jsonl", [{"id": "x", "text": "q", "pair": "c"}])
+    for name in ("raw", "copy"):
+        examples = JsonExamples(test=str(tmp_path / f"{name}.jsonl"), text="question", pair="context")
+        assert examples.read("test") == [{"id": "x", "text": "q", "pair": "c"}]

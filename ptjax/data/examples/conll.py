@@ -9,6 +9,7 @@ import chz
 from ptjax.config import UserError
 from ptjax.data.examples.base import Example, Split
 from ptjax.data.examples.files import File, FileExamples, filled, unique
+from ptjax.data.examples.hidden import hidden_examples
 from ptjax.data.files import numbered_lines
 
 Line = tuple[int, str]  # number, and text without its end
@@ -23,7 +24,8 @@ class ConllExamples(FileExamples):
     label: int = chz.field(default=-1, doc="column of the labels, from 0; negative: from the end")
 
     def load(self, split):
-        return unique(pair for file in self.files(split) for pair in filled(file.path, self._sentences(file, split)))
+        read = (pair for file in self.files(split) for pair in filled(file.path, self._sentences(file, split)))
+        return hidden_examples(self, split) or unique(read)
 
     def _sentences(self, file: File, split: Split) -> Iterator[tuple[str, Example]]:
         width = 0
@@ -57,7 +59,8 @@ class ConlluExamples(FileExamples):
     label: Literal["upos", "xpos", "feats", "deprel"] = chz.field(default="upos", doc="what a word is labelled with")
 
     def load(self, split):
-        return unique(pair for file in self.files(split) for pair in filled(file.path, self._sentences(file, split)))
+        read = (pair for file in self.files(split) for pair in filled(file.path, self._sentences(file, split)))
+        return hidden_examples(self, split) or unique(read)
 
     def _sentences(self, file: File, split: Split) -> Iterator[tuple[str, Example]]:
         place = {"upos": 3, "xpos": 4, "feats": 5, "deprel": 7}[self.label]

@@ -10,6 +10,7 @@ from ptjax.config import UserError
 from ptjax.data.examples.answers import checked_answers
 from ptjax.data.examples.base import Example, Split
 from ptjax.data.examples.files import File, FileExamples, checked_text, filled, unique
+from ptjax.data.examples.hidden import hidden_examples
 from ptjax.data.files import decode, opened
 
 
@@ -23,7 +24,8 @@ class SquadExamples(FileExamples):
     """
 
     def load(self, split):
-        return unique(example for file in self.files(split) for example in filled(file.path, _questions(file, split)))
+        read = (pair for file in self.files(split) for pair in filled(file.path, _questions(file, split)))
+        return hidden_examples(self, split) or unique(read)
 
 
 def _questions(file: File, split: Split) -> Iterator[tuple[str, Example]]:

@@ -8,6 +8,7 @@ import chz
 from ptjax.config import UserError
 from ptjax.data.examples.columns import ColumnExamples, Row
 from ptjax.data.examples.files import FileExamples, filled
+from ptjax.data.examples.hidden import hidden_examples
 from ptjax.data.files import numbered_lines
 
 
@@ -25,6 +26,9 @@ class TableExamples(ColumnExamples, FileExamples):
     def _table(self):
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
             raise ValueError(f"examples.delimiter is one character, not {self.delimiter!r}")
+
+    def load(self, split):
+        return hidden_examples(self, split) or super().load(split)
 
     def rows(self, split):
         for file in self.files(split):

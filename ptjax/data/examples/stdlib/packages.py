@@ -17,6 +17,7 @@ class PackageExamples(StdlibExamples):
 
     Every package has files on every side, no file is on two, so that here, unlike elsewhere, most validation and test
     files too are among those that `Stdlib` gives to pre-training: their text may have been seen, never their labels.
+    Ids are hashes: a function's name would tell its package.
     """
 
     packages: tuple[str, ...] = chz.field(
@@ -51,7 +52,7 @@ class PackageExamples(StdlibExamples):
         most = min(-(-size // len(there)), 3 * min(len(pool) for pool in pools.values()))
         chosen = [(name, function) for name, pool in pools.items() for function in pool[:most]]
         for name, function in chosen[:size]:
-            yield {"id": function.id, "text": function.text, "label": name}
+            yield {"id": f"{rank(function.id):016x}", "text": function.text, "label": name}
 
 
 @functools.cache
