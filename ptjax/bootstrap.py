@@ -34,7 +34,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """Of a score to another's. p: two-sided, that it is 0; never below 2 / (resamples + 1)."""
+    """Of a score to another's. p: two-sided, that it is 0; never below 2 / (resamples + 1), and
+    below 1 - confidence just where 0 is outside the interval."""
 
     p: float
 
@@ -124,8 +125,11 @@ class Bootstrap:
         found = np.round(self._average(submission) - self._average(other), 12)
         value = round(self._point(submission) - self._point(other), 12)
         rarer = min(np.count_nonzero(found <= 0), np.count_nonzero(found >= 0))
-        p = float(min(1, 2 * (rarer + 1) / (self.count + 1)))
-        return Difference(value, *_percentiles(found, confidence), p)
+        low, high = _percentiles(found, confidence)
+        p = float(_p(rarer, self.count))
+        if p >= 1 - confidence:  # of few resamples none is rare enough
+            low, high = min(low, 0.0), max(high, 0.0)
+        return Difference(value, low, high, p)
 
     def _point(self, submission: str) -> float:
         return float(np.mean([task.runs(submission).mean() for task in self.tasks.values()]))
@@ -162,8 +166,16 @@ def _drawn(values_SR: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is a share in (0, 1), not {confidence}")
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    values = np.sort(values)
+    # As many lie outside on each side as a p-value below 1 - confidence allows: the two never disagree on 0.
+    outside = np.count_nonzero(_p(np.arange(len(values)), len(values)) < 1 - confidence)
+    place = max(outside - 1, 0)
+    return float(values[place]), float(values[-1 - place])
+
+
+def _p(rarer: int | np.ndarray, count: int) -> float | np.ndarray:
+    """Two-sided, of a difference that so many of `count` resamples have at 0 or on the rarer side of it."""
+    return np.minimum(1, 2 * (rarer + 1) / (count + 1))
 
 
 def _generator(seed: int, *names: str) -> np.random.Generator:

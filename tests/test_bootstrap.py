@@ -182,3 +182,17 @@ def test_refuses_what_cannot_be_compared():
     assert both.score("a").mean == both.task("task", "b").mean == 1
     with pytest.raises(KeyError):
         both.score("b")
+
+
+@pytest.mark.parametrize("count", [10, 39, 40, 200, 1000])
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_an_interval_and_its_p_never_disagree(count, confidence):
+    rng, seen = np.random.default_rng(count), set()
+    for trial in range(60):
+        hard = rng.random(100)
+        pair = {name: runs(rng, share, 100, 1, 0.0, hard + 0.1 * rng.normal(size=100)) for name, share in
+                (("a", 0.75), ("b", 0.69))}  # fmt: skip
+        found = Bootstrap([scores(pair)], count=count, seed=trial).difference("a", "b", confidence)
+        assert (found.p < 1 - confidence) == (not found.low <= 0 <= found.high) == (not found.tie)
+        seen.add(found.tie)
+    assert seen == ({True} if 2 / (count + 1) >= 1 - confidence else {True, False})

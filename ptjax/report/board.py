@@ -27,6 +27,7 @@ class Result(Interval):
 
     spread: float | None
     seeds: list[float]
+    lacking: str | None
     learning_rate: float | None
     grid: list[tuple[float, float]]
     curves: list[dict]
@@ -42,6 +43,7 @@ class Result(Interval):
             interval.high,
             spread=number(value.get("spread")) if len(seeds) > 1 else None,
             seeds=seeds,
+            lacking=_lacking(sequence(value.get("runs"))),
             learning_rate=number(value.get("learning_rate")),
             grid=sorted((r, v) for r, v in grid if r is not None and r > 0 and v is not None),
             curves=[mapping(curve) for curve in sequence(value.get("curves"))],
@@ -154,6 +156,12 @@ class Board:
         """Of the submissions that have one, the best first."""
         found = [(s, s.results[task.name]) for s in self.submissions if task.name in s.results]
         return [(s, r) for s, r in found if r.mean is not None]
+
+
+def _lacking(runs: list | tuple) -> str | None:
+    """In words, where of the runs that were asked for fewer are done."""
+    done, asked = (number(run) for run in runs) if len(runs) == 2 else (None, None)
+    return f"{done:.0f} of {asked:.0f} seeds" if done is not None and asked is not None and done < asked else None
 
 
 def mapping(value: Any) -> dict:

@@ -199,14 +199,15 @@ def method(board: Board) -> Html:
     definitions = [
         (
             "Score",
-            "The mean of the tasks' headline metrics, in points of 100. Only a submission with a result on every task "
-            "has one.",
+            "The mean of the tasks' headline metrics, in points of 100. Only a submission with every seed of every "
+            "task has one.",
         ),
         (
             "Interval",
             f"{board.percent} of {resamples} bootstrap resamples, over examples and seeds together: what would happen "
             "with other examples of the same kind and other seeds, not on another task. Where there is one seed it is "
-            "over examples alone, and too narrow.",
+            "over examples alone, and too narrow. Examples count as independent; those of one file, context or "
+            "paradigm are not, so that intervals are somewhat narrow.",
         ),
         (
             "Lead, inside the noise",
@@ -225,7 +226,8 @@ def method(board: Board) -> Html:
         ),
         (
             "Learning rate",
-            "Selected on validation, by the mean of the headline metric over seeds; test labels were looked at once.",
+            "Selected on validation, by the mean of the headline metric over seeds; test labels are scored for "
+            "every run and select nothing.",
         ),
         (
             "Parameters, FLOPs, tokens, time",

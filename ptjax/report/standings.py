@@ -38,7 +38,8 @@ def standings(board: Board) -> Html:
                 cells.append(Cell(element("span", NONE, class_="mean"), None, "task missing"))
                 continue
             spread = None if r.spread is None else element("span", f"±\u00a0{points(r.spread)}", class_="sub")
-            figures = element("span", points(r.mean), class_="mean"), spread
+            lacking = r.lacking and element("span", r.lacking, class_="sub")
+            figures = element("span", points(r.mean), class_="mean"), spread, lacking
             cells.append(Cell(figures, r.mean, "task best" if r.mean == best[task.name] else "task"))
         cells += [Cell(count(s.cost.get(key)), s.cost.get(key)) for key in ("parameters", "flops", "tokens")]
         cells.append(Cell(duration(s.cost.get("seconds")), s.cost.get("seconds")))
@@ -64,7 +65,9 @@ def lead_words(lead: Lead) -> str:
 def _incomplete(submission: Submission) -> str | None:
     if submission.complete:
         return None
-    return f"incomplete: no {', '.join(submission.missing)}" if submission.missing else "incomplete"
+    lacks = [f"no {task}" for task in submission.missing]
+    lacks += [f"{r.lacking} of {task}" for task, r in submission.results.items() if r.lacking]
+    return f"incomplete: {', '.join(lacks)}" if lacks else "incomplete"
 
 
 def _score(s: Submission, scale: Scale, board: Board) -> Cell:

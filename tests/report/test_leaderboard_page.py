@@ -40,6 +40,14 @@ def test_standings_say_what_the_board_says():
     assert [s["name"] for s in made["submissions"][:2]] == [s.text() for s in page.one("p", "summary").all("strong")]
 
 
+def test_lacking_runs_are_told():
+    made = board(3, 2, incomplete=False)
+    made["submissions"][2] |= {"complete": False, "score": None}
+    made["submissions"][2]["tasks"]["trec"]["runs"] = [2, 3]
+    last = rows(read_page(leaderboard_page(made)))[2]
+    assert last[1].endswith("incomplete: 2 of 3 seeds of trec") and last[5].endswith("2 of 3 seeds")
+
+
 def test_a_lead_outside_the_noise_is_no_tie():
     made = board(4, 3, incomplete=False)
     made["submissions"][0]["versus_next"] |= {"tie": False, "p": 0.02, "low": 0.001, "high": 0.009, "difference": 0.005}
