@@ -37,6 +37,8 @@ class Config:
     its fields), with fields `chz.field(default=..., doc="...")`. Values are checked against the fields' types.
     """
 
+    instead: typing.ClassVar[str] = ""  # what to do with a folder of such a config, where another is wanted
+
 
 Values = dict[str, Any]  # key path -> value, or the class where a config is; "" -> the class of the whole
 
@@ -149,7 +151,10 @@ def from_json(text: str, base: type[Config] = Config) -> Config:
         root = str(flat.pop(""))
     except (ValueError, KeyError, AttributeError, TypeError):
         raise UserError('This is not the JSON of a config: an object whose key "" names a class.') from None
-    values: Values = {"": _find_class(root, (base,), "the whole config")}
+    values: Values = {"": _find_class(root, (Config,), "the whole config")}
+    if not issubclass(values[""], base):
+        advice = f": {values[''].instead}" if values[""].instead else ""
+        raise UserError(f"This is the config of a {values[''].__name__}, where {base.__name__} is wanted{advice}")
     for key, value in sorted(flat.items(), key=lambda item: item[0].count(".")):
         kind = _type_of(values, key)
         bases = _config_types(kind)

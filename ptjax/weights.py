@@ -198,6 +198,8 @@ def config_of(folder: str | Path) -> tuple[Path, dict]:
             f"init_from={folder} is neither the workdir of a run nor a Hugging Face folder: there is no readable "
             f"{CONFIG} in it"
         )
+    if "" in there and (folder / "best" / CONFIG).is_file():
+        raise UserError(f"init_from={folder} is the workdir of a fine-tuning: its model is {folder / 'best'}")
     return folder, there
 
 

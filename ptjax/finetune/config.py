@@ -65,6 +65,11 @@ class Recipe(Config):
 class FineTuning(Config):
     """Runs of one task from one model."""
 
+    instead = (
+        "this folder holds runs of a task, of which `best` is a model: experiments.finetune begins from it by "
+        "--from=WORKDIR/best, and experiments.leaderboard compares models"
+    )
+
     task: Task = chz.field(meta_factory=chz.factories.subclass(Task), doc="what is learned, and from which examples")
     init_from: str | None = chz.field(default=None, doc="workdir of a run, or Hugging Face folder; --from sets it")
     fresh: bool = chz.field(default=False, doc="the same body with random weights: what pre-training is held against")
@@ -103,6 +108,11 @@ class FineTuning(Config):
 @chz.chz
 class FineTuned(Config):
     """What stands beside the parameters of a fine-tuned model."""
+
+    instead = (
+        "a fine-tuned model answers its task alone: experiments.finetune begins from it by --from=DIR, and "
+        "experiments.leaderboard compares models"
+    )
 
     model: TextModelConfig = chz.field(meta_factory=chz.factories.subclass(TextModelConfig), doc="the body")
     objective: Task = chz.field(meta_factory=chz.factories.subclass(Task), doc="the task, resolved")

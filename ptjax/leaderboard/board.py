@@ -79,7 +79,7 @@ def rank(suite: Suite, references: dict[str, References], entries: Sequence[Entr
 
 def _bootstrap(suite: Suite, references: dict[str, References], entries: Sequence[Entry]) -> Bootstrap | None:
     tasks = []
-    for task in suite.tasks:
+    for task in (references[task.name].task for task in suite.tasks):
         examples, right, predictions = references[task.name].examples, None, {}
         for entry in entries:
             for run in entry.results[task.name].runs if task.name in entry.results else ():

@@ -1,5 +1,6 @@
 """What predictions of a task are compared with, and the folder of labels that an organiser keeps."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ HIDDEN = "hidden"  # of a folder of labels: what participants get
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class References:
-    """Examples of one split of a task, all with labels. counts: examples of each split that there is."""
+    """Examples of one split of a task, all with labels. task: resolved, so that its metrics are those of the models
+    that are fine-tuned on it. counts: examples of each split that there is."""
 
     task: Task
     split: Split
@@ -35,7 +37,7 @@ class References:
         counts = {split: len(examples) for split, examples in splits.items()}
         for split in ("test", "validation"):
             if _known(task, split, splits.get(split, [])):
-                return cls(task, split, splits[split], counts)
+                return cls(_resolved(task, splits.get("train")), split, splits[split], counts)
         raise UserError(f"task {task.name}: neither test nor validation examples have labels; there are {counts}")
 
     @classmethod
@@ -45,7 +47,18 @@ class References:
         examples = [example for _, example in read_lines(path)]
         if not _known(task, str(path), examples):
             raise UserError(f"{path} has no labels")
-        return cls(task, "test", examples, {"test": len(examples)})
+        train = None
+        with contextlib.suppress(UserError):  # an organiser may have no more than the labels
+            train = task.examples.read("train")
+        return cls(_resolved(task, train), "test", examples, {"test": len(examples)})
+
+
+def _resolved(task: Task, train: Sequence[Example] | None) -> Task:
+    """Where there are training examples, by them. Raises UserError where they are none of the task's."""
+    if train is None or task.zero_shot:
+        return task
+    task.check_examples(train, labelled=True)
+    return task.resolved(train)
 
 
 def _known(task: Task, where: str, examples: Sequence[Example]) -> bool:

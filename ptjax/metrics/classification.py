@@ -27,8 +27,9 @@ class Accuracy(Mean):
 class MacroF1(Metric):
     """Mean over labels of the F1 score of each; a label that is nowhere predicted and nowhere right does not count.
 
-    labels: those that there are, beside those of the references. A prediction outside them is wrong, and no label of
-      its own: without any, scikit-learn's `f1_score(average="macro")`.
+    labels: those that there are, beside those of the references. It is scikit-learn's `f1_score(average="macro")` where
+      they hold every label that is predicted. A prediction outside them is wrong, and no label of its own, where
+      scikit-learn's mean has one more.
     """
 
     labels: tuple[Hashable, ...] = ()

@@ -84,14 +84,14 @@ class T5(TextModelConfig):
 
     def flops_per_pair(self, source: int, target: int) -> float:
         """Matrix-product FLOPs of one forward pass of the body over `source` and `target` tokens, by the convention of
-        `TextModelConfig.flops_per_token`."""
+        `TextModelConfig.flops_per_token`. target: 0 where the encoder alone runs."""
         inner = self.heads * self.head_dim
         attention, mlp = 4 * self.width * inner, (3 if self.gated else 2) * self.width * self.hidden
         encoder = source * (attention + mlp + 2 * source * inner)
         # Queries and outputs of the attention to the encoder are made a target token, keys and values a source token.
         crossed = (target + source) * attention / 2 + 2 * target * source * inner
         decoder = target * (attention + mlp + 2 * target * inner) + crossed
-        return 2.0 * self.layers * (encoder + decoder)
+        return 2.0 * self.layers * (encoder + (decoder if target else 0))
 
     def flops_per_token(self, length: int) -> float:
         """Of a pair of `length` tokens each, a token of the target."""

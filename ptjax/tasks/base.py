@@ -174,6 +174,11 @@ class Task(Objective):
     def projected(self, length):
         return 0
 
+    def flops_per_row(self, body, length, vocab):
+        if "pairs" in body.offers:  # the encoder is read
+            return body.flops_per_pair(length, 0)
+        return super().flops_per_row(body, length, vocab)
+
 
 def real(batch: Batch) -> Array:
     """f32[B]: 1 for rows, 0 for those that only fill up."""

@@ -26,8 +26,9 @@ class PooledTask(Task):
 
     pool: Pool | None = chz.field(
         default=None,
-        doc="the vector of a row: state of its first token, mean, state of its last, learned attention; None: the last "
-        "where attention is causal, the first where the model has a pooler that has learned, else the mean",
+        doc="the vector of a row: state of its first token, be it [CLS] or a word, mean, state of its last, learned "
+        "attention; None: the last where attention is causal or rows end with [CLS] as XLNet's, the first where the "
+        "model has a pooler that has learned, else the mean",
     )
     pooler: bool | None = chz.field(
         default=None, doc="a dense layer and tanh on that vector, as BERT has; None: where the model has one"
@@ -36,7 +37,8 @@ class PooledTask(Task):
     def fitted(self, start):
         task, trained = super().fitted(start), "pooler" in start.source.shapes
         pooler = trained if task.pooler is None else task.pooler
-        pool = "last" if task.attention == "causal" else "cls" if trained else "mean"
+        last = task.attention == "causal" or start.tokenizer.closing_type is not None
+        pool = "last" if last else "cls" if trained else "mean"
         return chz.replace(task, pooler=pooler, pool=task.pool or pool)
 
     @property

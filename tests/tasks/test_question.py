@@ -203,6 +203,20 @@ def test_contexts_without_tokens_have_no_answer(bert, context):
         assert [answer["prediction"] for answer in found] == ["", "class"] and found[0]["n_best"] == []
 
 
+def test_contexts_are_tokenized_once(bert, monkeypatch):
+    """However often a split is answered, as at every validation."""
+    calls, read = [], bert.encode_offsets
+    monkeypatch.setattr(bert, "encode_offsets", lambda text: calls.append(text) or read(text))
+    asked = task()
+    examples = [example("the class", "class"), example("the class", "the", name="b")]
+    encoded = asked.encode(examples, bert)
+    found = outputs(asked, encoded, bert.vocab, certain(encoded))
+    for _ in range(2):
+        answers = asked.answers(examples, encoded, found, bert)
+        assert [answer["prediction"] for answer in answers] == ["class", "the"]
+    assert calls == ["the class"]
+
+
 def test_where_answers_are_hidden_nothing_is_asked(bert):
     hidden = {name: value for name, value in example("the class", "class").items() if name != "answers"}
     assert not task().encode([hidden], bert).labels
