@@ -427,6 +427,17 @@ def test_a_submission_that_is_gone_stops_nobody(run, data, tmp_path):
     }
 
 
+def test_weights_that_have_changed_are_told(run, data, tmp_path, monkeypatch):
+    run(suite(data), f"a={model(tmp_path / 'a')}")
+    for path in (run.workdir / "a" / "tone").glob("cells/*/cell.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"source": {"step": 5, "sha256": "ab"}}))
+    for now, failed in (({"step": 5, "sha256": "ab"}, []), ({"step": 6, "sha256": "cd"}, ["tone"]), (None, [])):
+        monkeypatch.setattr(Submission, "weights", lambda self, now=now: now)
+        code, board = run(suite(data), "--report-only")
+        assert [f["task"] for f in board["failed"]] == failed and code == 2 * bool(failed)
+        assert all("other weights now" in f["error"] for f in board["failed"])
+
+
 def test_a_name_stays_a_models_or_that_of_predictions(run, data, tmp_path, capsys):
     lines = [{"id": x["id"], "prediction": x["label"]} for x in read(data / "tone-test.jsonl")]
     write(tmp_path / "team" / "tone.jsonl", lines)

@@ -131,6 +131,7 @@ class Leaderboard:
             except UserError as error:
                 failed = [_failure(self.lost.get(submission.name, str(error)))]
                 return Entry(submission.name, {}, submission.described(), failed=failed)
+        weights = submission.weights()
         results, failed, costs, units = {}, [], [], [u for u in self.units if u.submission == submission.name]
         if submission.name in self.lost and not all(unit.is_done() for unit in units):
             failed.append(_failure(self.lost[submission.name]))
@@ -142,6 +143,9 @@ class Leaderboard:
                 if result is not None:
                     costs.append(unit.cost())
                     results[task] = result
+                if weights is not None and any(source != weights for source in unit.begun_from()):
+                    other = f"{submission.path} has other weights now than its runs began from, which are ranked"
+                    problems = problems | {None: f"{other}: submit the new ones under another name"}
             except UserError as error:
                 problems = problems | {None: str(error)}
             except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:  # whatever damage can do

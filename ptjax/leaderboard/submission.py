@@ -80,6 +80,16 @@ class Submission(Config):
         about["fresh"] = str(self.fresh)
         return about | {key: _text(value) for key, value in plain.items()}
 
+    def weights(self) -> dict[str, Any] | None:
+        """Which its folder has now, {'step', 'sha256'} as runs record those they begin from; None where none can be
+        read, or none are used."""
+        if self.fresh:
+            return None
+        with contextlib.suppress(UserError, OSError, LookupError, TypeError, ValueError, AttributeError):
+            source = Pretrained.open(self.folder).source
+            return {"step": source.step, "sha256": source.sha256}
+        return None
+
     def pretraining(self) -> dict[str, Any] | None:
         """Its cost and its course, where it is a run of ptjax with a log."""
         if self.fresh or not (self.folder / METRICS).is_file():

@@ -10,7 +10,7 @@ from typing import Any
 
 from ptjax.checkpoint import CONFIG, check_owner, check_workdir, read_config
 from ptjax.config import UserError, from_json, to_json
-from ptjax.finetune import FineTuning
+from ptjax.finetune import FineTuning, cells
 from ptjax.finetune.cells import CELL, CELLS, ERROR, RESULT, Cell, CellFolder, selected_rate
 from ptjax.finetune.run import MAY_CHANGE
 from ptjax.leaderboard.entry import Result, Run
@@ -59,7 +59,8 @@ class Unit:
         if self._is_claimed():
             return
         self.check()
-        with locked(self._log) if self._log.is_file() else contextlib.nullcontext():
+        log = locked(self._log) if self._log.is_file() else contextlib.nullcontext()
+        with log, cells.locked(self.folder):
             check_workdir(self.folder, self.config, MAY_CHANGE, lambda _: self._has_cells())
 
     def check(self) -> None:
@@ -88,6 +89,11 @@ class Unit:
             (self.folder / ERROR).unlink(missing_ok=True)
         else:
             (self.folder / ERROR).write_text(problem + "\n", encoding="utf-8")
+
+    def begun_from(self) -> list[dict[str, Any]]:
+        """The weights, each once, that runs which are done began from: {'step', 'sha256'}."""
+        cells = [CellFolder.of(self.folder, cell).read().get("source") for cell in self.cells_done()]
+        return [source for place, source in enumerate(cells) if source and source not in cells[:place]]
 
     def failed(self) -> dict[str | None, str]:
         """Cell -> error, of those that are not done; None: the whole of it, where no cell says more."""
