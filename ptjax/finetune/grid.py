@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ptjax.checkpoint import is_primary
 from ptjax.config import UserError
 from ptjax.data.examples import Example
 from ptjax.data.pipeline import permutation
@@ -67,6 +68,8 @@ class Grid(Runs):
                 for cell in wanted:
                     if not self.folder(cell).done:
                         self.fail(cell, error)
+        if not is_primary():
+            return {}
         done = {cell: self.folder(cell).read() for cell in cells if self.folder(cell).done}
         if not done:
             problem = next((self.folder(cell).error for cell in cells if self.folder(cell).error), "")
