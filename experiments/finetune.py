@@ -15,6 +15,7 @@ from rich.table import Table
 from ptjax.config import describe
 from ptjax.finetune import FineTuning, finetune
 from ptjax.finetune.cells import BEST, CELLS, CellFolder
+from ptjax.weights import config_of
 
 from . import cli, show
 
@@ -28,6 +29,8 @@ def main(command: cli.Command) -> None:
     config = (
         command.config if command.flags.source is None else chz.replace(command.config, init_from=command.flags.source)
     )
+    if config.init_from is not None:
+        config_of(config.init_from)  # what is not there is said before anything else
     print(describe(config), flush=True)
     result = finetune(config, command.workdir)
     if jax.process_index():

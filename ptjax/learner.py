@@ -32,8 +32,8 @@ def example_keys(seed: Array, stream: int, step: Array, index_B: Array) -> Array
 class Learner:
     """The pure functions of an experiment in one of its stages: initial state, training step, evaluation step.
 
-    pieces: the tokenizer's vocabulary. stage: which one trains; the last one asks in validation. generator: of dropout's
-    bits; the default costs a third of a step less on CPUs than jax's own. Holds no arrays.
+    pieces: the tokenizer's vocabulary. stage: which one trains; the last one asks in validation. generator: of the bits
+    of dropout; the default costs a third of a step less on CPUs than jax's own. Holds no arrays.
     """
 
     experiment: "Experiment"

@@ -64,6 +64,7 @@ class Leaderboard:
                 lost[folder.name] = problem
         for submission in submissions:
             _check_folder(workdir / submission.name)
+            _check_same(submission, there.get(submission.name), workdir)
             kind = there[submission.name].kind if submission.name in there else None
             there[submission.name] = submission.found(kind)
             lost.pop(submission.name, None)
@@ -179,6 +180,16 @@ def _total(costs: Sequence[dict[str, float]]) -> dict[str, float | None] | None:
         key: max((c[key] for c in costs if key in c), default=None) for key in ("parameters", "learning_parameters")
     }
     return total | {key: sum(cost[key] for cost in costs) for key in ("flops", "tokens", "seconds")}
+
+
+def _check_same(submission: Submission, before: Submission | None, workdir: Path) -> None:
+    """Raises UserError where the name is that of something else on this board: results of the two would mix."""
+    if before is not None and (before.path, before.fresh) != (submission.path, submission.fresh):
+        shown = [f"{one.path}{':fresh' * one.fresh}" for one in (before, submission)]
+        raise UserError(
+            f"submission {submission.name} is {shown[0]} on this board, not {shown[1]}: choose another name, or delete "
+            f"{workdir / submission.name} to put it in its place"
+        )
 
 
 def _other_owner(workdir: Path) -> str | None:

@@ -22,10 +22,14 @@ def find_predictions(folder: Path, tasks: Sequence[str]) -> dict[str, list[Path]
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     names = {path.stem for path in folder.glob("*.jsonl")} | {path.parent.name for path in folder.glob("*/*.jsonl")}
+    if not names & set(tasks):
+        below = [path for path in sorted(folder.iterdir()) if any((path / f"{task}.jsonl").is_file() for task in tasks)]
+        if below:
+            raise UserError(f"{folder} holds folders of predictions: name one, such as {below[0]}")
     for name in sorted(names - set(tasks)):
         near = difflib.get_close_matches(name, tasks, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"{folder}: there is no task {name}{hint} Tasks: {', '.join(tasks)}")
+        raise UserError(f"{folder}: there is no task {name}{hint or '.'} Tasks: {', '.join(tasks)}")
     if not names:
         raise UserError(f"{folder} has no predictions: {tasks[0]}.jsonl, or {tasks[0]}/0.jsonl and so on for seeds")
     found = {}

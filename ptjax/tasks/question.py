@@ -33,7 +33,9 @@ class QuestionAnswering(Task):
 
     length: int = chz.field(default=384, doc="tokens of the longest row")
     metric: str = chz.field(default="f1", doc="the headline: f1 or exact_match")
-    stride: int = chz.field(default=128, doc="tokens of the context that two windows have in common")
+    stride: int | None = chz.field(
+        default=None, doc="tokens of the context that two windows have in common; None: a third of length"
+    )
     max_question: int = chz.field(default=64, doc="tokens of a question; it loses what is more, at its end")
     max_answer: int = chz.field(default=30, doc="tokens of the longest answer that is predicted")
     n_best: int = chz.field(default=20, doc="likeliest begins, and likeliest ends, of a window that are tried")
@@ -46,8 +48,13 @@ class QuestionAnswering(Task):
 
     @chz.validate
     def _sizes(self):
-        if self.stride < 0 or min(self.max_question, self.max_answer, self.n_best) < 1:
+        if (self.stride or 0) < 0 or min(self.max_question, self.max_answer, self.n_best) < 1:
             raise ValueError("task.stride must be at least 0; max_question, max_answer and n_best at least 1")
+
+    @property
+    def overlap(self) -> int:
+        """Tokens of the context that two windows have in common."""
+        return self.length // 3 if self.stride is None else self.stride
 
     def metrics(self):
         return AnswerF1(), ExactMatch()
@@ -75,7 +82,7 @@ class QuestionAnswering(Task):
         for number, (example, question) in enumerate(zip(examples, questions)):
             question, (context, spans) = question[: self.max_question], read[example["context"]]
             answer = _answer_pieces(example, spans) if labelled else None
-            for start, stop in windows(len(context), self._room(example, question, tokenizer), self.stride):
+            for start, stop in windows(len(context), self._room(example, question, tokenizer), self.overlap):
                 ids, kinds, first = self._framed(question, context[start:stop], tokenizer)
                 piece = np.zeros(len(ids), np.int32)
                 piece[first : first + stop - start] = np.arange(start, stop) + 1
@@ -96,10 +103,10 @@ class QuestionAnswering(Task):
         """Tokens of a window's context."""
         ids, _, _ = self._framed(question, question[:0], tokenizer)
         room = self.length - len(ids)
-        if room <= self.stride:
+        if room <= self.overlap:
             raise UserError(
                 f"example {example['id']!r}: its question leaves {max(room, 0)} tokens for the context, and windows "
-                f"have task.stride={self.stride} in common: raise task.length, or lower task.stride or "
+                f"have task.stride={self.overlap} in common: raise task.length, or lower task.stride or "
                 "task.max_question"
             )
         return room

@@ -32,12 +32,19 @@ class TokenClassification(Task):
     usual: str | None = chz.field(
         default=None, doc="tag of a word that the tokenizer makes nothing of; None: the one training has most often"
     )
-    stride: int = chz.field(default=32, doc="tokens that two windows of a longer sentence have in common")
+    stride: int | None = chz.field(
+        default=None, doc="tokens that two windows of a longer sentence have in common; None: a quarter of length"
+    )
 
     @chz.validate
     def _strides(self):
-        if not 0 <= self.stride < self.length:
+        if self.stride is not None and not 0 <= self.stride < self.length:
             raise ValueError(f"task.stride={self.stride}: at least 0, and less than task.length={self.length}")
+
+    @property
+    def overlap(self) -> int:
+        """Tokens that two windows have in common."""
+        return self.length // 4 if self.stride is None else self.stride
 
     def metrics(self):
         spans = () if self.metric == "accuracy" else (SpanF1(), SpanPrecision(), SpanRecall())
@@ -62,10 +69,10 @@ class TokenClassification(Task):
         where no labels are hidden 'label', its number in `labels`, else -1."""
         before, behind = tokenizer.framing
         room = self.length - len(before) - len(behind)
-        if room <= self.stride:
+        if room <= self.overlap:
             raise UserError(
                 f"task.length={self.length} leaves {room} tokens for words, which is not more than "
-                f"task.stride={self.stride}: raise the one or lower the other"
+                f"task.stride={self.overlap}: raise the one or lower the other"
             )
         owner, rows, words = [], [], []
         for place, example in enumerate(examples):
@@ -73,7 +80,7 @@ class TokenClassification(Task):
             word = first_pieces(example["words"], spans)
             ids = readable(ids, tokenizer)
             word = np.pad(word, (0, len(ids) - len(word)), constant_values=-1)
-            parts = windows(len(ids), room, self.stride)
+            parts = windows(len(ids), room, self.overlap)
             chosen = most_context(parts)
             for part, (start, stop) in enumerate(parts):
                 here = np.where(chosen[start:stop] == part, word[start:stop], -1)

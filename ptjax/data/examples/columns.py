@@ -156,7 +156,7 @@ class ColumnExamples(Examples):
             which = f"{listed(texts)} could each be the text"
         raise UserError(
             f"{row.origin}: {which}; the columns are {listed(row.cells):.300}: name them with examples.text, .pair, "
-            ".label, ... (and those of a table without a line of names with examples.columns)"
+            ".label, ... (and those of a table without a line of names with examples.columns)" + _other_format(row)
         )
 
     def _id(self, row: Row) -> str:
@@ -272,6 +272,15 @@ def _named(given: str | tuple[str, ...], known: dict[str, str]) -> str | tuple[s
     if isinstance(given, str):
         return known.get(given)
     return tuple(known[name] for name in given) if all(name in known for name in given) else None
+
+
+def _other_format(row: Row) -> str:
+    """A hint, where the file looks like one of another class."""
+    if {"data", "version"} <= row.cells.keys():
+        return ". It looks like SQuAD: examples=SquadExamples"
+    endings = {".conllu": "ConlluExamples", ".conll": "ConllExamples"}
+    found = next((name for ending, name in endings.items() if f"{ending}:" in f"{row.origin}:"), None)
+    return f". It looks like CoNLL: examples={found}" if found else ""
 
 
 def _first(names: tuple[str, ...], columns: Mapping[str, Any]) -> str | None:
