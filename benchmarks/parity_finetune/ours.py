@@ -21,7 +21,8 @@ import numpy as np
 
 from ptjax.data.examples import ConllExamples, SquadExamples, TableExamples
 from ptjax.finetune import FineTuning, Recipe
-from ptjax.finetune.run import Grid
+from ptjax.finetune.grid import Grid
+from ptjax.finetune.tuner import BEGUN, Tuner
 from ptjax.optim import AdamW, Linear
 from ptjax.pretrained import Pretrained
 from ptjax.tasks import QuestionAnswering, SequenceClassification, TokenClassification
@@ -47,12 +48,12 @@ def main(folder: Path, model: str, name: str, data: Path, steps: int) -> None:
     optimizer = AdamW(schedule=Linear(warmup=0.1), weight_decay=DECAY)
     recipe = Recipe(batch_size=16, learning_rates=(RATE,), seeds=(SEED,), optimizer=optimizer)
     config = FineTuning(task=task(name, data), init_from=model, dropout=0.0, recipe=recipe)
-    grid = Grid(config, Pretrained.open(model), folder, print)
-    grid.steps = steps
-    tuner, train = grid.tuner(), grid.encoded["train"]
+    start = Pretrained.open(model)
+    grid = Grid(config, start, folder, print)
+    tuner, train = Tuner(config, grid.task, start, steps), grid.encoded["train"]
     state = tuner.init([RATE], [SEED])
-    head = {"/".join(key.key for key in path): np.asarray(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(state.params) if path[0].key not in ("body", "pooler")}  # fmt: skip
+    leaves = jax.tree_util.tree_leaves_with_path({k: v for k, v in state.params.items() if k not in BEGUN})
+    head = {"/".join(key.key for key in path): np.asarray(leaf) for path, leaf in leaves}
     np.savez(folder / "head.npz", **head)
     rates, losses, seconds = [], [], []
     for step in range(steps):
@@ -60,8 +61,8 @@ def main(folder: Path, model: str, name: str, data: Path, steps: int) -> None:
         np.savez(folder / f"batches/{step}.npz", **train.batch(rows))
         rates.append(RATE * float(optimizer.factor(step, steps)))
         begin = time.perf_counter()
-        state, metrics, _ = tuner.train(state, train, [SEED], step)
-        losses.append(float(metrics["loss"]))
+        state, loss, _ = tuner.train(state, train, [rows])
+        losses.append(float(loss))
         seconds.append(time.perf_counter() - begin)
     settings = {"model": model, "task": name, "rates": rates, "weight_decay": DECAY, "clip": optimizer.clip,
                 "b1": optimizer.b1, "b2": optimizer.b2, "eps": optimizer.eps}  # fmt: skip

@@ -1,5 +1,5 @@
-"""BLiMP (Warstadt et al., 2020): which sentence of two is grammatical, by the likelihood of a model as it is. `data` is a
-folder with a file a paradigm, as published: {"sentence_good": ..., "sentence_bad": ..., "UID": ...} a line."""
+"""BLiMP (Warstadt et al., 2020): which sentence of two is grammatical, by the likelihood of a model as it is. `data` is
+a folder with a file a paradigm, as published: {"sentence_good": ..., "sentence_bad": ..., "UID": ...} a line."""
 
 from ptjax.data.examples import JsonExamples
 from ptjax.leaderboard import Suite
