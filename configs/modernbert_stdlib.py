@@ -1,7 +1,7 @@
 """A small ModernBERT on the Python that runs it, in two minutes on a laptop: rotary positions leave the plateau of
-masked language modelling sooner than learned ones, with rows of 64 tokens too. After 1.2 million tokens, one run each, nats a
-masked token on the validation split, with 5.64 for a model that only knows how frequent tokens are: ModernBERT 3.88, a
-Llama of the same width and layers 4.35.
+masked language modelling sooner than learned ones, with rows of 64 tokens too. After 1.2 million tokens, one run
+each, nats a masked token on the validation split, with 5.64 for a model that only knows how frequent tokens are:
+ModernBERT 3.88, a Llama of the same width and layers 4.35.
 
 The same file trains a decoder: objective=CausalLM.
 """
