@@ -8,17 +8,20 @@ import pytest
 
 from ptjax.config import differences, from_json, load, to_json
 from ptjax.data.prepare import Corpus
+from ptjax.finetune import FineTuning, finetune
+from ptjax.leaderboard import Suite
 from ptjax.objectives import RTD
 from ptjax.partition import MeshConfig
 from ptjax.train import Experiment, Run, train
 
-CONFIGS = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("*.py") if path.stem != "__init__")
+CONFIGS = sorted(path for path in (Path(__file__).parents[2] / "configs").rglob("*.py") if path.stem != "__init__")
 
 
 def loaded(path: Path, folder: Path):
     """folder: where nothing is; what goes on from weights goes on from a run there."""
     (folder / "config.json").write_text(to_json(load("configs/mlm_stdlib.py")))
     arguments = {"corpus": ":glob=texts/*.txt", "continued": f":weights={folder},glob=texts/*.txt"}
+    arguments |= dict.fromkeys(("english", "blimp"), ":data=files")
     return load(f"{path}{arguments.get(path.stem, '')}")
 
 
@@ -40,10 +43,17 @@ def test_what_goes_on_marks_documents_as_before(tmp_path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_trains(path, tiny_corpus, tmp_path):
+def test_trains(path, tiny_corpus, trained, tmp_path):
     config = loaded(path, tmp_path)
-    if isinstance(config, Corpus):
-        pytest.skip("a corpus, not an experiment: tests/data prepares one")
+    if isinstance(config, Corpus | Suite):
+        pytest.skip("not an experiment: tests/data prepares a corpus, tests/test_leaderboard.py runs a suite")
+    if isinstance(config, FineTuning):
+        examples = chz.replace(config.task.examples, train=64, validation=16, test=16)
+        task = chz.replace(config.task, examples=examples, length=32)
+        recipe = chz.replace(config.recipe, epochs=1.0, evaluations=1, seeds=(0,), batch_size=16)
+        small = chz.replace(config, task=task, recipe=recipe, init_from=str(trained("mlm").workdir))
+        assert finetune(small, tmp_path / "tuned", on_event=str)["failed"] == {}
+        return
     small = dict(layers=2, width=32, heads=2, hidden=64, max_length=64, unroll=False)
     experiment: Experiment = chz.replace(
         config,

@@ -37,7 +37,7 @@ def opened(browser, tmp_path):
         context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, **settings)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(5000)
+        page.set_default_timeout(120_000)  # machines are shared
         page.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
