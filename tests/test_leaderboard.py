@@ -305,7 +305,10 @@ def test_other_values_in_a_workdir_with_results_are_refused_by_name(run, data, t
     assert code == 2
     assert "recipe.epochs: 3.0 there, 7.0 here" in capsys.readouterr().err
     code, _ = run(suite(data), f"a={model(tmp_path / 'other')}")
-    assert code == 2 and "init_from" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert code == 2 and f"submission a is {tmp_path / 'a'} on this board, not {tmp_path / 'other'}" in said
+    code, _ = run(suite(data), f"{a}:fresh")
+    assert code == 2 and f"not {tmp_path / 'a'}:fresh" in capsys.readouterr().err
     assert run(suite(data, resamples=300, confidence=0.9))[0] == 0  # which decide nothing of a run
 
 
@@ -444,7 +447,7 @@ def test_a_name_stays_a_models_or_that_of_predictions(run, data, tmp_path, capsy
     run(suite(data), f"a={model(tmp_path / 'a')}", f"team={tmp_path / 'team'}")
     for argument in (f"a={tmp_path / 'team'}", f"team={tmp_path / 'a'}"):
         assert run(suite(data), argument)[0] == 2
-        assert "under another name" in capsys.readouterr().err
+        assert "choose another name" in capsys.readouterr().err
     assert run(suite(data))[0] == 0
 
 
