@@ -61,7 +61,7 @@ def test_spans_are_those_of_the_bytes(opened, kind, text):
     """The pieces' bytes, one after the other, are the text's: a piece's span is the characters that its bytes touch."""
     tokenizer = opened(kind)
     if kind is published.llama:  # puts a space before a text, and reads its sign for a space as one
-        text = text.lstrip().replace("▁", "")
+        text = text.replace("▁", "").lstrip()
     ids, spans = tokenizer.encode_offsets(text)
     owner = np.repeat(np.arange(len(text)), [len(c.encode()) for c in text])  # of each byte, its character
     start = -1 if kind is published.llama and text else 0

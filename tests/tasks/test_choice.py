@@ -35,14 +35,14 @@ def tokenizer(tiny_corpus):
 
 
 def test_each_choice_stands_in_a_row_behind_the_text(tokenizer):
-    encoded = TASK.encode(EXAMPLES, tokenizer)
+    encoded = chz.replace(TASK, length=40).encode(EXAMPLES, tokenizer)
     tokens, types, size = encoded.tokens["tokens"], encoded.tokens["types"], encoded.labels["choice_size"]
-    assert tokens.shape == types.shape == (3, 4, 24) and size.shape == (3, 4)
+    assert tokens.shape == types.shape == (3, 4, 40) and size.shape == (3, 4)
     assert encoded.example.tolist() == [0, 1, 2] and encoded.labels["label"].tolist() == [2, 0, 3]
     for i, example in enumerate(EXAMPLES[:2]):
         for k, choice in enumerate(example["choices"]):
             ids, kinds = tokenizer.frame_pair(tokenizer.encode(example["text"]), tokenizer.encode(choice))
-            assert tokens[i, k, : size[i, k]].tolist() == ids.tolist() and len(ids) < 24
+            assert tokens[i, k, : size[i, k]].tolist() == ids.tolist() and len(ids) < 40
             assert types[i, k, : size[i, k]].tolist() == kinds.tolist()
     assert size[0, 3] == size[1, 2] == size[1, 3] == 0 and encoded.size.tolist() == size.max(axis=1).tolist()
     assert encoded.counts.tolist() == size.sum(axis=1).tolist() != encoded.size.tolist()  # all of them are read
