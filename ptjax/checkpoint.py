@@ -36,6 +36,7 @@ from jax.experimental import multihost_utils
 from ptjax import config as config_lib
 from ptjax.config import Config, UserError
 from ptjax.data.manifest import hash_file
+from ptjax.files import write_text
 
 PyTree = Any
 MANIFEST, CONFIG, METRICS = "manifest.json", "config.json", "metrics.json"
@@ -297,10 +298,7 @@ def check_workdir(
         if (workdir / CONFIG).exists() and begun(workdir):
             check_owner(workdir, config, may_change)
         if is_primary():
-            text = config_lib.to_json(config)
-            temporary = workdir / f"{CONFIG}.tmp"
-            temporary.write_text(text)
-            temporary.replace(workdir / CONFIG)
+            write_text(workdir / CONFIG, config_lib.to_json(config))
 
 
 def check_owner(workdir: Path, config: Config, may_change: Sequence[str] = MAY_CHANGE) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ptjax.config import Config, UserError, from_json
+from ptjax.data.sizes import power_of_two
 from ptjax.data.tokenizers import Tokenizer
 from ptjax.models.base import TextModelConfig
 from ptjax.models.heads import language_model
@@ -92,12 +93,12 @@ class Embedder:
         result = np.zeros((len(rows), self.model.width), np.float32)
         groups: dict[int, list[int]] = {}
         for i, ids in enumerate(rows):
-            groups.setdefault(min(_rounded(len(ids), _SHORTEST), self.model.max_length), []).append(i)
+            groups.setdefault(min(power_of_two(len(ids), _SHORTEST), self.model.max_length), []).append(i)
         for length, members in groups.items():
             most = max(_TOKENS // length, 1)
             for start in range(0, len(members), most):
                 some = members[start : start + most]
-                tokens = np.full((min(_rounded(len(some)), most), length), self.tokenizer.vocab.pad_id, np.int32)
+                tokens = np.full((min(power_of_two(len(some)), most), length), self.tokenizer.vocab.pad_id, np.int32)
                 sizes = np.ones(len(tokens), np.int32)  # a row that fills up is not empty: nothing is divided by 0
                 for row, i in enumerate(some):
                     tokens[row, : len(rows[i])], sizes[row] = rows[i], len(rows[i])
@@ -106,13 +107,6 @@ class Embedder:
         if self.pooling.normalise:
             result /= np.maximum(np.linalg.norm(result, axis=1, keepdims=True), 1e-12)
         return result
-
-
-def _rounded(count: int, least: int = 1) -> int:
-    """Up to `least` times a power of two."""
-    while least < count:
-        least *= 2
-    return least
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHARED = {"config", "types", "partition"}
+SHARED = {"config", "types", "partition", "files"}
 # Part of ptjax (module or folder) -> the parts, or single modules of them, that it may import, beside its own.
 WALL = {
     "types": set(),
     "config": set(),
+    "files": set(),
     "partition": {"types", "config"},
     "nn": SHARED,
     "models": SHARED | {"nn", "data.tokenizers"},

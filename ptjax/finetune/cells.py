@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from ptjax.checkpoint import disk_errors
 from ptjax.config import UserError
+from ptjax.files import write_text
 from ptjax.tasks.base import Answer
 
 CELLS, CELL, ERROR, RESULT, BEST, LOCK = "cells", "cell.json", "error.txt", "result.json", "best", "lock"
@@ -110,6 +110,4 @@ def write_answers(path: Path, answers: Sequence[Answer]) -> None:
 
 def write_json(path: Path, contents: Any) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(contents, indent=1) + "\n")

@@ -103,7 +103,7 @@ class Runs:
         scores = {
             split: self.task.score(some, self.splits[split])
             for split, some in answers.items()
-            if labelled(self.task, self.splits[split])
+            if self.task.labelled(self.splits[split], split)
         }
         contents = {"learning_rate": cell.learning_rate, "seed": cell.seed, "scores": scores, **contents, **self.begun}
         if is_primary():
@@ -172,18 +172,6 @@ class ZeroShot(Runs):
             self.finish(cell, contents | {"tokens": 0, "flops": 0.0}, answers)
         count = sum(leaf.size for leaf in jax.tree.leaves(self.start.source.shapes))
         return self.result(None, (count, 0))
-
-
-def labelled(task: Task, examples: Sequence[Example]) -> bool:
-    """Whether the answers are known. Raises UserError where only some are."""
-    count = 0
-    for example in examples:
-        with contextlib.suppress(KeyError):
-            task.reference(example)
-            count += 1
-    if count not in (0, len(examples)):
-        raise UserError(f"task {task.name}: {len(examples) - count} of {len(examples)} examples have no label")
-    return count > 0
 
 
 def _hash(splits: dict[str, list[Example]]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import ptjax
 from ptjax.bootstrap import Bootstrap, Difference, TaskScores
 from ptjax.leaderboard.entry import Entry, Result
-from ptjax.leaderboard.files import finite
+from ptjax.files import finite
 from ptjax.leaderboard.references import References
 from ptjax.leaderboard.suite import Suite
 

@@ -22,7 +22,7 @@ from ptjax.config import UserError, from_json, to_json
 from ptjax.finetune import FineTuning
 from ptjax.leaderboard.board import rank
 from ptjax.leaderboard.entry import Entry
-from ptjax.leaderboard.files import write_folder, write_json, write_text
+from ptjax.files import write_folder, write_json, write_text
 from ptjax.leaderboard.predictions import find_predictions, write_predictions
 from ptjax.leaderboard.references import References
 from ptjax.leaderboard.submission import Submission

@@ -36,7 +36,7 @@ class References:
         splits = {split: task.examples.read(split) for split in task.examples.splits}
         counts = {split: len(examples) for split, examples in splits.items()}
         for split in ("test", "validation"):
-            if _known(task, split, splits.get(split, [])):
+            if task.labelled(splits.get(split, []), split):
                 return cls(_resolved(task, splits.get("train")), split, splits[split], counts)
         raise UserError(f"task {task.name}: neither test nor validation examples have labels; there are {counts}")
 
@@ -45,7 +45,7 @@ class References:
         """Of FOLDER/TASK.jsonl, as `write_labels` writes it: each line an example with its label."""
         path = folder / f"{task.name}.jsonl"
         examples = [example for _, example in read_lines(path)]
-        if not _known(task, str(path), examples):
+        if not task.labelled(examples, str(path)):
             raise UserError(f"{path} has no labels")
         train = None
         with contextlib.suppress(UserError):  # an organiser may have no more than the labels
@@ -59,23 +59,6 @@ def _resolved(task: Task, train: Sequence[Example] | None) -> Task:
         return task
     task.check_examples(train, labelled=True)
     return task.resolved(train)
-
-
-def _known(task: Task, where: str, examples: Sequence[Example]) -> bool:
-    """Whether labels are there."""
-    hidden = []
-    for example in examples:
-        try:
-            task.reference(example)
-        except KeyError:
-            hidden.append(example["id"])
-        except (TypeError, ValueError) as error:
-            raise UserError(f"task {task.name}, {where}, example {example['id']!r}: {error}") from None
-    if hidden and len(hidden) < len(examples):
-        raise UserError(
-            f"task {task.name}, {where}: {len(hidden)} of {len(examples)} examples have no label, as {hidden[0]!r}"
-        )
-    return bool(examples) and not hidden
 
 
 def write_labels(tasks: Sequence[Task], folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ptjax.config import UserError
+from ptjax.data.sizes import power_of_two
 from ptjax.data.tokenizers import Tokenizer, VocabSpec
 from ptjax.likelihood.base import Ids, Likelihood, Question, Text
 from ptjax.likelihood.default import likelihood_of, part_of
@@ -125,7 +126,7 @@ class Scorer:
             whole = False
             while chunk := list(itertools.islice(asked, most)):
                 whole |= len(chunk) == most
-                yield length, most if whole else _rounded(len(chunk)), chunk
+                yield length, most if whole else power_of_two(len(chunk)), chunk
 
     def _log_probs(self, questions: list[Question], length: int, rows: int) -> np.ndarray:
         """f64[labels], question after question."""
@@ -134,7 +135,7 @@ class Scorer:
         width = 1 if self.likelihood.single else length
         order, targets = np.zeros((rows, length), np.int32), np.zeros((rows, width), np.int32)
         count = sum(len(q.labels) for q in questions)
-        row, at, labels = np.zeros((3, min(_rounded(count, rows), rows * width)), np.int32)
+        row, at, labels = np.zeros((3, min(power_of_two(count, rows), rows * width)), np.int32)
         start = 0
         for r, q in enumerate(questions):
             tokens[r, : len(q.tokens)], sizes[r] = q.tokens, len(q.tokens)
@@ -171,13 +172,6 @@ def _row_length(count: int) -> int:
     """Tokens of a row, as compiled: a multiple of 8, and from 64 on of an eighth of the power of two above it."""
     step = max(8, 2 ** ((count - 1).bit_length() - 3))
     return -(-count // step) * step
-
-
-def _rounded(count: int, least: int = 1) -> int:
-    """Up to `least` times a power of two."""
-    while least < count:
-        least *= 2
-    return least
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -88,6 +88,23 @@ class Task(Objective):
                 kind = type(self).__name__
                 raise UserError(f"task {self.name}, a {kind}: example {example['id']!r} {problem}")
 
+    def labelled(self, examples: Sequence[Example], where: str) -> bool:
+        """Whether their labels are known. where: they are, for messages. Raises UserError where some are, or cannot be
+        read."""
+        hidden = []
+        for example in examples:
+            try:
+                self.reference(example)
+            except KeyError:
+                hidden.append(example["id"])
+            except (TypeError, ValueError) as error:
+                raise UserError(f"task {self.name}, {where}, example {example['id']!r}: {error}") from None
+        if hidden and len(hidden) < len(examples):
+            raise UserError(
+                f"task {self.name}, {where}: {len(hidden)} of {len(examples)} examples have no label, as {hidden[0]!r}"
+            )
+        return bool(examples) and not hidden
+
     def mistake(self, example: Example) -> str | None:
         """What is wrong with an example that has the keys it must have: "has the label ...". None: nothing."""
         for key in ("text", "pair", "question", "context"):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ptjax.data.pipeline import permutation
+from ptjax.data.sizes import half_power_of_two
 from ptjax.data.tokenizers import Tokenizer
 
 Batch = dict[str, np.ndarray]
@@ -53,7 +54,7 @@ class Encoded:
 
     def fitting(self, rows: np.ndarray) -> int:
         """The shortest of few lengths that holds these rows, so that little is compiled."""
-        return rounded(int(self.size[np.maximum(rows, 0)].max()), SHORTEST, self.length)
+        return half_power_of_two(int(self.size[np.maximum(rows, 0)].max()), SHORTEST, self.length)
 
     def train_rows(self, seed: int, step: int, batch_size: int) -> np.ndarray:
         """int64[batch_size]: rows of step `step`, counted from 0: every epoch is a permutation of all rows, and a batch
@@ -76,13 +77,6 @@ class Encoded:
 def readable(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     """The ids of a text; where there are none, and none frame it, the boundary: attention needs something."""
     return ids if len(ids) or any(tokenizer.framing) else np.array([tokenizer.vocab.boundary_id], np.int32)
-
-
-def rounded(count: int, least: int, most: int) -> int:
-    """Up to `least` times a power of two, or half as much more; at most `most`."""
-    while least < count and 3 * least // 2 < count:
-        least *= 2
-    return min(least if least >= count else 3 * least // 2, most)
 
 
 _order = functools.lru_cache(maxsize=4)(permutation)  # each batch of an epoch asks for it

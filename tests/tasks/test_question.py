@@ -10,25 +10,12 @@ from hypothesis import assume, given, settings, strategies as st
 
 from ptjax.config import UserError
 from ptjax.data.examples.base import Examples
-from ptjax.data.tokenizers import open_tokenizer
 from ptjax.tasks import QuestionAnswering
 from ptjax.tasks.question import OUTSIDE, covering
 from tests.data import published
 from tests.tasks.oracle import Oracle, outputs
 
 TEXT = st.text("ab TéÉ\u0301😀.-1 \u200bﬁ", min_size=1, max_size=60)
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    made = {}
-
-    def opened(kind):
-        if kind not in made:
-            made[kind] = open_tokenizer(kind(tmp_path_factory.mktemp("tokenizer") / "published"))
-        return made[kind]
-
-    return opened
 
 
 @pytest.fixture(scope="module")

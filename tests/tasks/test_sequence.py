@@ -9,7 +9,6 @@ import pytest
 from configs import finetune
 from ptjax.config import UserError, from_json, to_json
 from ptjax.data.examples import JsonExamples, NoExamples
-from ptjax.data.tokenizers import open_tokenizer
 from ptjax.finetune import FineTuned
 from ptjax.leaderboard.references import References
 from ptjax.models.bert import BERT
@@ -21,18 +20,6 @@ from tests.contracts import cases
 from tests.data import published
 
 TASK = SequenceClassification(name="tiny", examples=NoExamples(), metric="macro_f1", length=16)
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    made = {}
-
-    def opened(kind):
-        if kind not in made:
-            made[kind] = open_tokenizer(kind(tmp_path_factory.mktemp("tokenizer") / "published"))
-        return made[kind]
-
-    return opened
 
 
 def examples(labels):
