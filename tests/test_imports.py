@@ -61,8 +61,9 @@ LOOP = SHARED | {
     "checkpoint",
     "weights",
 }
-LOOP |= {"optim", "logging", "metrics", "plot"}
+LOOP |= {"optim", "logging", "metrics", "plot", "provenance"}
 WALL["leaderboard"] = LOOP | {"jobs", "bootstrap", "tasks", "finetune", "pretrained", "report"}
+WALL["compare"] = WALL["leaderboard"] | {"leaderboard"}
 WALL["finetune"] = LOOP | {"tasks", "pretrained"}
 WALL["pretrained"] = LOOP | {"tasks", "interop.published"}
 WALL["weights"] = LOOP | {"interop.published"}  # by name alone: which families there are it does not know
