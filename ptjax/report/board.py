@@ -5,28 +5,14 @@ from typing import Any, Self
 
 from ptjax.report.figures import number
 from ptjax.report.series import Series
+from ptjax.report.values import Interval, Measured, SuiteTask, differing, mapping, numbers, sequence, text
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A mean and the interval around it."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-
-    @classmethod
-    def read(cls, value: Any, mean: str = "mean") -> Self:
-        value = mapping(value)
-        return cls(number(value.get(mean)), number(value.get("low")), number(value.get("high")))
-
-
-@dataclass(frozen=True)
-class Result(Interval):
+class Result(Measured):
     """A submission on a task."""
 
     spread: float | None
-    seeds: list[float]
     lacking: str | None
     learning_rate: float | None
     grid: list[tuple[float, float]]
@@ -35,14 +21,14 @@ class Result(Interval):
     @classmethod
     def of(cls, value: Any) -> Self:
         value, interval = mapping(value), Interval.read(value)
-        seeds = [s for s in map(number, sequence(value.get("seeds"))) if s is not None]
+        seeds = numbers(value.get("seeds"))
         grid = [(number(row[0]), number(row[2])) for row in sequence(value.get("grid")) if len(sequence(row)) == 3]
         return cls(
             interval.mean,
             interval.low,
             interval.high,
-            spread=number(value.get("spread")) if len(seeds) > 1 else None,
             seeds=seeds,
+            spread=number(value.get("spread")) if len(seeds) > 1 else None,
             lacking=_lacking(sequence(value.get("runs"))),
             learning_rate=number(value.get("learning_rate")),
             grid=sorted((r, v) for r, v in grid if r is not None and r > 0 and v is not None),
@@ -82,7 +68,6 @@ class Submission:
     def read(cls, index: int, value: Any) -> Self:
         value = mapping(value)
         lead, rank = mapping(value.get("versus_next")), number(value.get("rank"))
-        rows = [sequence(row) for row in sequence(value.get("difference"))]
         return cls(
             series=Series(index, text(value.get("name"), f"submission {index + 1}")),
             rank=None if rank is None else int(rank),
@@ -101,17 +86,8 @@ class Submission:
             cost=mapping(value.get("cost")),
             pretraining=mapping(value.get("pretraining")),
             config=mapping(value.get("config")),
-            difference=[(text(row[0]), text(row[1]), text(row[2])) for row in rows if len(row) == 3],
+            difference=differing(value.get("difference")),
         )
-
-
-@dataclass(frozen=True)
-class SuiteTask:
-    name: str
-    kind: str
-    metric: str
-    split: str
-    examples: dict
 
 
 @dataclass(frozen=True)
@@ -128,19 +104,9 @@ class Board:
     def read(cls, board: Any) -> Self:
         board = mapping(board)
         suite = mapping(board.get("suite"))
-        tasks = [mapping(task) for task in sequence(suite.get("tasks"))]
         return cls(
             suite=text(suite.get("name"), "unnamed"),
-            tasks=[
-                SuiteTask(
-                    text(task.get("name"), f"task {k + 1}"),
-                    text(task.get("kind")),
-                    text(task.get("metric")),
-                    text(task.get("split"), "test"),
-                    mapping(task.get("examples")),
-                )
-                for k, task in enumerate(tasks)
-            ],
+            tasks=SuiteTask.read_all(suite),
             submissions=[Submission.read(k, value) for k, value in enumerate(sequence(board.get("submissions")))],
             failed=[mapping(failure) for failure in sequence(board.get("failed"))],
             confidence=number(board.get("confidence")) or 0.95,
@@ -162,15 +128,3 @@ def _lacking(runs: list | tuple) -> str | None:
     """In words, where of the runs that were asked for fewer are done."""
     done, asked = (number(run) for run in runs) if len(runs) == 2 else (None, None)
     return f"{done:.0f} of {asked:.0f} seeds" if done is not None and asked is not None and done < asked else None
-
-
-def mapping(value: Any) -> dict:
-    return value if isinstance(value, dict) else {}
-
-
-def sequence(value: Any) -> list | tuple:
-    return value if isinstance(value, (list, tuple)) else []
-
-
-def text(value: Any, otherwise: str = "") -> str:
-    return otherwise if value is None or value == "" else str(value)

@@ -3,11 +3,12 @@
 import math
 from collections import defaultdict
 
-from ptjax.report.board import Board, Result, sequence
+from ptjax.report.board import Board, Result
 from ptjax.report.figures import rate
 from ptjax.report.html import Html, element
 from ptjax.report.series import legend
 from ptjax.report.svg import Line, chart, thin
+from ptjax.report.values import sequence
 
 PLACES = 12_000  # of all curves of a page: 10 submissions on 10 tasks with 3 seeds stay below 300 kB
 POINTS_AXIS = {"least": 5.0, "limit": 100.0}

@@ -4,7 +4,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -51,11 +51,12 @@ def join(children: Iterable[Any]) -> Html:
     return Html("".join(parts))
 
 
-def page(title: str, *body: Any, data: Any = None) -> str:
+def page(title: str, summary: Any, sections: Sequence[tuple[str, str, Any]], data: Any = None) -> str:
     """A whole page, its style and its script inside it, so that it works from a file and without a network.
 
     Args:
-      body: elements, in order, for <main>.
+      summary: what stands below the title.
+      sections: anchor, heading and content of each; those without content are left out.
       data: anything JSON; the page offers it for saving, to six digits. NaN and infinities become null.
     """
     files = resources.files("ptjax.report")
@@ -73,8 +74,22 @@ def page(title: str, *body: Any, data: Any = None) -> str:
         element("title", title),
         element("style", Html(style)),
     )
+    sections = [section for section in sections if section[2]]
+    links = [element("a", words, href=f"#{anchor}") for anchor, words, _ in sections]
+    top = element("h1", title), element("p", summary, class_="summary"), element("nav", *links, aria_label="Sections")
+    parts = [element("section", element("h2", words), content, id=anchor) for anchor, words, content in sections]
+    main = element("main", element("header", *top), *parts)
     foot = element("script", Html(text), type="application/json", id="data"), element("script", Html(script))
-    return "<!doctype html>\n" + element("html", head, element("body", element("main", *body), *foot), lang="en") + "\n"
+    return "<!doctype html>\n" + element("html", head, element("body", main, *foot), lang="en") + "\n"
+
+
+def definitions(pairs: Iterable[tuple[str, Any]], made: dict) -> Html:
+    """Terms and what they mean, and below them what the page was made by."""
+    versions = [f"{k} {made[k]}" for k in ("ptjax", "jax", "python") if made.get(k)]
+    when = [str(made["date"])[:16].replace("T", " ")] if made.get("date") else []
+    rows = [element("div", element("dt", term), element("dd", words)) for term, words in pairs]
+    foot = element("footer", element("p", "Made by ", " · ".join(versions + when) or "ptjax"))
+    return element("div", element("dl", *rows, class_="method"), foot)
 
 
 def finite(value: Any) -> Any:

@@ -2,16 +2,15 @@
 
 from typing import Any
 
-from ptjax.report.board import Board, Submission, SuiteTask
+from ptjax.report.board import Board, Submission
 from ptjax.report.curves import learning_rates, pretraining, training
 from ptjax.report.figures import NONE, count, duration, points
-from ptjax.report.html import Html, element, page
-from ptjax.report.scale import Scale
-from ptjax.report.standings import lead_words, name_cell, standings
-from ptjax.report.svg import track, track_axis, track_grid
+from ptjax.report.folded import config, errors
+from ptjax.report.html import Html, definitions, element, page
+from ptjax.report.panels import task_panels
+from ptjax.report.standings import lead_words, standings
 from ptjax.report.table import Cell, Column, table
-
-ERROR_CHARACTERS = 4000  # the end of a traceback, which names the error
+from ptjax.report.values import is_count
 
 
 def leaderboard_page(board: dict) -> str:
@@ -32,17 +31,7 @@ def leaderboard_page(board: dict) -> str:
         ("failed", "Failed cells", failures(read)),
         ("method", "How to read this", method(read)),
     ]
-    sections = [section for section in sections if section[2]]
-    title = f"Leaderboard: {read.suite}"
-    links = [element("a", words, href=f"#{anchor}") for anchor, words, _ in sections]
-    header = element(
-        "header",
-        element("h1", title),
-        element("p", summary(read), class_="summary"),
-        element("nav", *links, aria_label="Sections"),
-    )
-    parts = [element("section", element("h2", words), content, id=anchor) for anchor, words, content in sections]
-    return page(title, header, *parts, data=_scores(board))
+    return page(f"Leaderboard: {read.suite}", summary(read), sections, data=_scores(board))
 
 
 def summary(board: Board) -> Html:
@@ -70,49 +59,8 @@ def summary(board: Board) -> Html:
 
 
 def tasks(board: Board) -> Html | None:
-    """A panel a task: every submission's mean with its interval and its seeds, on one axis for all tasks."""
-    shown = [(task, board.results(task)) for task in board.tasks]
-    values = [v for _, found in shown for _, r in found for v in (r.mean, r.low, r.high, *r.seeds) if v is not None]
-    if not values:
-        return None
-    scale = Scale.around([100 * v for v in values], ticks=5, least=5.0, limit=100.0)
-    panels = []
-    for task, found in shown:
-        rows = []
-        for submission, r in found:
-            low, high = (None if v is None else 100 * v for v in (r.low, r.high))
-            words = f"{submission.name}: {points(r.mean)}"
-            if low is not None and high is not None:
-                words += f", {board.percent} interval {points(r.low)} to {points(r.high)}"
-            if len(r.seeds) > 1:
-                words += f"; seeds {', '.join(points(v) for v in r.seeds)}"
-            seeds = [100 * v for v in r.seeds] if len(r.seeds) > 1 else []
-            rows.append(
-                element(
-                    "li",
-                    element("span", submission.name, class_="name", title=submission.name),
-                    track(scale, 100 * r.mean, low, high, seeds, words),
-                    element("span", points(r.mean), class_="value"),
-                    **submission.series.attributes,
-                )
-            )
-        axis = element("li", element("span"), track_axis(scale), element("span"), class_="scale")
-        body = element("ul", *rows, axis) if rows else element("p", "No results.", class_="note")
-        panels.append(element("article", element("h3", task.name), _about(task), body, class_="panel"))
-    note = f"Mean and {board.percent} interval; small dots are seeds. All tasks share one axis, in points of 100."
-    return element(
-        "div", element("p", note, class_="note"), track_grid(scale), element("div", *panels, class_="panels wide")
-    )
-
-
-def _about(task: SuiteTask) -> Html:
-    words = [task.metric, task.kind]
-    words += [f"{task.examples[s]:,} {s}" for s in ("train", "validation", "test") if _is_count(task.examples.get(s))]
-    return element("p", " · ".join(w for w in words if w), class_="about")
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """A panel a task, the best first."""
+    return task_panels([(t, [(s.series, r) for s, r in board.results(t)]) for t in board.tasks], board.percent)
 
 
 def costs(board: Board) -> Html | None:
@@ -133,7 +81,7 @@ def costs(board: Board) -> Html | None:
     rows = []
     for s in board.submissions:
         made = s.pretraining
-        cells = [Cell(name_cell(s), s.name)]
+        cells = [Cell(s.series.who(), s.name)]
         cells += [Cell(count(s.cost.get(k)), s.cost.get(k)) for k in ("parameters", "learning_parameters")]
         cells += [Cell(count(s.cost.get(k)), s.cost.get(k)) for k in ("flops", "tokens")]
         cells += [Cell(duration(s.cost.get("seconds")), s.cost.get("seconds"))]
@@ -156,47 +104,19 @@ def configs(board: Board) -> Html | None:
             words = "first in the standings: the others are held against it"
         else:
             words = f"{keys} field{'s' * (keys != 1)} unlike {winner.name}" if keys else f"the same as {winner.name}"
-        body = []
-        if s.difference:
-            head = element("tr", *(element("th", w, scope="col") for w in ("Field", s.name, winner.name)))
-            lines = [
-                element("tr", element("th", key, scope="row"), element("td", this), element("td", that))
-                for key, this, that in s.difference
-            ]
-            body.append(
-                element(
-                    "div",
-                    element("table", element("thead", head), element("tbody", *lines), class_="difference"),
-                    class_="scroll",
-                )
-            )
-        if s.config:
-            lines = [element("div", element("dt", k), element("dd", v)) for k, v in s.config.items()]
-            whole = element("dl", *lines, class_="config")
-            fields = f"All {len(s.config)} fields"
-            body.append(element("details", element("summary", fields), whole) if s.difference else whole)
-        head = element("summary", s.series.key(), element("span", words, class_="note"))
-        parts.append(element("details", head, *body, class_="run"))
+        parts.append(config(s.series, words, s.difference, winner.name, s.config))
     return element("div", *parts)
 
 
 def failures(board: Board) -> Html | None:
-    if not board.failed:
-        return None
-    parts = []
-    for failure in board.failed:
-        words = " · ".join(str(failure[k]) for k in ("submission", "task", "cell") if failure.get(k))
-        error = str(failure.get("error") or "no message").strip()
-        last = error.splitlines()[-1] if error else ""
-        head = element("summary", element("span", words, class_="cell"), element("span", last, class_="note"))
-        parts.append(element("details", head, element("pre", error[-ERROR_CHARACTERS:]), class_="run"))
     note = "These runs ended with an error. Scores above are means over the cells that did not."
-    return element("div", element("p", note, class_="note"), *parts)
+    places = [" · ".join(str(f[k]) for k in ("submission", "task", "cell") if f.get(k)) for f in board.failed]
+    return errors(note, [(place, f.get("error")) for place, f in zip(places, board.failed)])
 
 
 def method(board: Board) -> Html:
-    resamples = f"{board.resamples:,}" if _is_count(board.resamples) else "the"
-    definitions = [
+    resamples = f"{board.resamples:,}" if is_count(board.resamples) else "the"
+    said = [
         (
             "Score",
             "The mean of the tasks' headline metrics, in points of 100. Only a submission with every seed of every "
@@ -237,15 +157,7 @@ def method(board: Board) -> Html:
         ("Bold", "The highest mean of its column, whether or not it is inside the noise."),
         ("Metrics", "; ".join(f"{t.name}: {t.metric or NONE} on {t.split}" for t in board.tasks) or NONE),
     ]
-    made = board.made
-    versions = [f"{k} {made[k]}" for k in ("ptjax", "jax", "python") if made.get(k)]
-    when = [str(made["date"])[:16].replace("T", " ")] if made.get("date") else []
-    rows = [element("div", element("dt", term), element("dd", words)) for term, words in definitions]
-    return element(
-        "div",
-        element("dl", *rows, class_="method"),
-        element("footer", element("p", "Made by ", " · ".join(versions + when) or "ptjax")),
-    )
+    return definitions(said, board.made)
 
 
 def _range(submission: Submission) -> str:

@@ -25,6 +25,11 @@ class Series:
         """Of the element that shows it: its colour, and data-s, by which the script finds all that belongs together."""
         return {"class_": self.color, "data_s": self.index}
 
+    def who(self, note: str | None = None) -> Html:
+        """As the name of a row: its swatch, its name, a note below."""
+        inside = [element("i", class_="swatch"), element("span", self.name, class_="name", title=self.name)]
+        return element("span", *inside, note and element("span", note, class_="sub", title=note), class_="who")
+
     def key(self) -> Html:
         """Its swatch and its name."""
         swatch, name = element("i", class_="swatch"), element("span", self.name, class_="name")

@@ -4,8 +4,7 @@ from ptjax.report.board import Board, Lead, Submission
 from ptjax.report.figures import NONE, count, duration, points, probability
 from ptjax.report.html import Html, element
 from ptjax.report.scale import Scale
-from ptjax.report.svg import track
-from ptjax.report.table import Cell, Column, table
+from ptjax.report.table import Cell, Column, barred, table
 
 NOISE = "inside the noise"
 
@@ -30,8 +29,8 @@ def standings(board: Board) -> Html:
     for place, s in enumerate(board.submissions):
         ranked = s.complete and s.rank is not None
         rank = f"{s.rank}{'=' if shared.count(s.rank) > 1 else ''}" if ranked else NONE
-        cells = [Cell(rank, place + 1), Cell(name_cell(s, note=_incomplete(s)), s.name)]
-        cells += [_score(s, scale, board), _lead(s.lead)]
+        cells = [Cell(rank, place + 1), Cell(s.series.who(_incomplete(s)), s.name)]
+        cells += [barred(s.series, s.score, scale, board.percent), _lead(s.lead)]
         for task in board.tasks:
             r = s.results.get(task.name)
             if r is None or r.mean is None:
@@ -49,11 +48,6 @@ def standings(board: Board) -> Html:
     return element("div", element("p", note, class_="note"), table("Standings", columns, rows, "standings"))
 
 
-def name_cell(submission: Submission, note: str | None = None) -> Html:
-    inside = [element("i", class_="swatch"), element("span", submission.name, class_="name", title=submission.name)]
-    return element("span", *inside, note and element("span", note, class_="sub", title=note), class_="who")
-
-
 def lead_words(lead: Lead) -> str:
     """The lead in words, as a sentence goes on."""
     d = lead.difference
@@ -68,19 +62,6 @@ def _incomplete(submission: Submission) -> str | None:
     lacks = [f"no {task}" for task in submission.missing]
     lacks += [f"{r.lacking} of {task}" for task, r in submission.results.items() if r.lacking]
     return f"incomplete: {', '.join(lacks)}" if lacks else "incomplete"
-
-
-def _score(s: Submission, scale: Scale, board: Board) -> Cell:
-    mean, low, high = s.score.mean, s.score.low, s.score.high
-    if mean is None:
-        return Cell(NONE, None, "score missing")
-    figures = element("span", points(mean), class_="mean")
-    if low is None or high is None:
-        return Cell(figures, mean, "score")
-    words = f"{s.name}: {points(mean)}, {board.percent} interval {points(low)} to {points(high)}"
-    below = element("span", f"{points(low)} to {points(high)}", class_="sub")
-    drawn = track(scale, 100 * mean, 100 * low, 100 * high, (), words)
-    return Cell(element("span", drawn, element("span", figures, below), class_="barred"), mean, "score")
 
 
 def _lead(lead: Lead | None) -> Cell:

@@ -4,8 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ptjax.report.figures import number
+from ptjax.report.figures import NONE, number, points
 from ptjax.report.html import Html, element
+from ptjax.report.scale import Scale
+from ptjax.report.series import Series
+from ptjax.report.svg import track
+from ptjax.report.values import Interval
 
 
 @dataclass(frozen=True)
@@ -63,3 +67,17 @@ def table(
         class_=f"sortable {kind}".strip(),
     )
     return element("div", inside, class_="scroll", role="region", aria_label=caption, tabindex="0")
+
+
+def barred(series: Series, score: Interval, scale: Scale, percent: str) -> Cell:
+    """A score in points with its interval, in figures and as a bar on `scale`."""
+    mean, low, high = score.mean, score.low, score.high
+    if mean is None:
+        return Cell(NONE, None, "score missing")
+    figures = element("span", points(mean), class_="mean")
+    if low is None or high is None:
+        return Cell(figures, mean, "score")
+    words = f"{series.name}: {points(mean)}, {percent} interval {points(low)} to {points(high)}"
+    below = element("span", f"{points(low)} to {points(high)}", class_="sub")
+    drawn = track(scale, 100 * mean, 100 * low, 100 * high, (), words)
+    return Cell(element("span", drawn, element("span", figures, below), class_="barred"), mean, "score")
