@@ -83,14 +83,14 @@ class TaskScores:
         size = next(iter(self.statistics.values())).shape[1]
         values = {name: np.empty((len(rows), count)) for name, rows in self.statistics.items()}
         start = 0
-        for weights in _blocks(size, count, _generator(seed, "examples", self.task)):
+        for weights in blocks(size, count, generator(seed, "examples", self.task)):
             stop = start + len(weights)
             for name, rows in self.statistics.items():
                 for run, rows_NK in enumerate(rows):
                     values[name][run, start:stop] = self.metric.value(weights @ rows_NK)
             start = stop
         return {
-            name: np.mean(_drawn(values_SR, _generator(seed, "runs", self.task, name)), axis=0)
+            name: np.mean(_drawn(values_SR, generator(seed, "runs", self.task, name)), axis=0)
             for name, values_SR in values.items()
         }
 
@@ -113,11 +113,11 @@ class Bootstrap:
     def task(self, task: str, submission: str, confidence: float = 0.95) -> Interval:
         """Of a submission on one task."""
         value = float(self.tasks[task].runs(submission).mean())
-        return Interval(value, *_percentiles(self._resampled[task][submission], confidence))
+        return Interval(value, *percentiles(self._resampled[task][submission], confidence))
 
     def score(self, submission: str, confidence: float = 0.95) -> Interval:
         """Of a submission on all tasks. KeyError where it lacks one."""
-        return Interval(self._point(submission), *_percentiles(self._average(submission), confidence))
+        return Interval(self._point(submission), *percentiles(self._average(submission), confidence))
 
     def difference(self, submission: str, other: str, confidence: float = 0.95) -> Difference:
         """submission's score less other's, on the same drawn examples. KeyError where one of them lacks a task."""
@@ -125,8 +125,8 @@ class Bootstrap:
         found = np.round(self._average(submission) - self._average(other), 12)
         value = round(self._point(submission) - self._point(other), 12)
         rarer = min(np.count_nonzero(found <= 0), np.count_nonzero(found >= 0))
-        low, high = _percentiles(found, confidence)
-        p = float(_p(rarer, self.count))
+        low, high = percentiles(found, confidence)
+        p = float(p_value(rarer, self.count))
         if p >= 1 - confidence:  # of few resamples none is rare enough
             low, high = min(low, 0.0), max(high, 0.0)
         return Difference(value, low, high, p)
@@ -144,11 +144,11 @@ class Bootstrap:
 
 def resamples(n: int, count: int, seed: int) -> np.ndarray:
     """i64[count, n]: how often each of n examples is among n drawn with replacement, multinomial counts."""
-    return np.concatenate([*_blocks(n, count, np.random.default_rng(seed))]).astype(np.int64)
+    return np.concatenate([*blocks(n, count, np.random.default_rng(seed))]).astype(np.int64)
 
 
-def _blocks(n: int, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """f64[at most BLOCK / n or 1, n], together `count` rows of counts."""
+def blocks(n: int, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """f64[at most BLOCK / n or 1, n], together `count` rows of how often each of n examples is drawn."""
     rows = max(1, BLOCK // n)
     for start in range(0, count, rows):
         size = min(rows, count - start)
@@ -163,21 +163,27 @@ def _drawn(values_SR: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.take_along_axis(values_SR, rng.integers(runs, size=(max(1, runs - 1), count)), axis=0)
 
 
-def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is a share in (0, 1), not {confidence}")
+def percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Between which all but 1 - confidence of the resamples lie."""
+    check_confidence(confidence)
     values = np.sort(values)
     # As many lie outside on each side as a p-value below 1 - confidence allows: the two never disagree on 0.
-    outside = np.count_nonzero(_p(np.arange(len(values)), len(values)) < 1 - confidence)
+    outside = np.count_nonzero(p_value(np.arange(len(values)), len(values)) < 1 - confidence)
     place = max(outside - 1, 0)
     return float(values[place]), float(values[-1 - place])
 
 
-def _p(rarer: int | np.ndarray, count: int) -> float | np.ndarray:
+def check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is a share in (0, 1), not {confidence}")
+
+
+def p_value(rarer: float | np.ndarray, count: int) -> float | np.ndarray:
     """Two-sided, of a difference that so many of `count` resamples have at 0 or on the rarer side of it."""
     return np.minimum(1, 2 * (rarer + 1) / (count + 1))
 
 
-def _generator(seed: int, *names: str) -> np.random.Generator:
+def generator(seed: int, *names: str) -> np.random.Generator:
+    """One of its own for each seed and names."""
     digest = hashlib.blake2b(repr(names).encode(), digest_size=8).digest()
     return np.random.default_rng([seed, int.from_bytes(digest, "big")])
