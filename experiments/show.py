@@ -1,5 +1,7 @@
 """What mains print beyond a line: a summary table, filled masks, sampled text."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from rich.console import Console
 from rich.measure import Measurement
@@ -9,6 +11,9 @@ from rich.text import Text
 from ptjax.data.pipeline import Data, Pipeline, batch_at
 from ptjax.generate import Fill, Predictor, Sampling
 from ptjax.summary import Summary
+
+if TYPE_CHECKING:
+    from ptjax.compare.study import Study
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -112,13 +117,70 @@ def leaderboard(board: dict) -> None:
         else:
             row += ["-", "incomplete"]
         table.add_row(*row, *(_task(s["tasks"].get(task)) for task in tasks), *_cost(s["cost"] or {})[: 3 * known])
-    wide = Measurement.get(console, console.options.update(width=1000), table).maximum
-    Console(highlight=False, width=max(wide, console.width)).print(table, markup=False)  # cut cells tell nothing
+    _wide(table)
     if len(ranks) > len(set(ranks)):
         console.print("= these share a rank: what separates them is inside the noise", style="dim")
     for failure in board["failed"]:
         where = " ".join(failure[key] for key in ("submission", "task", "cell") if failure[key])
         console.print(f"failed: {where}: {failure['error'].splitlines()[-1]}", markup=False)
+
+
+def budget(study: "Study") -> None:
+    """What each arm of a comparison spends, and how much there is to run."""
+    c, found = study.comparison, study.budget
+    console.print(f"{c.name}: equal {c.match.replace('_', ' ')}, {found.amount:.4g} for each arm", markup=False)
+    table = Table(box=None, pad_edge=False)
+    for head in ("arm", "steps", "tokens", "predicted tokens", "FLOPs", "seconds", "goes on from"):
+        table.add_column(head, justify="left" if head in ("arm", "goes on from") else "right")
+    for arm in c.arms:
+        given = found.arms[arm.name]
+        total = given.total
+        figures = [f"{v:.4g}" for v in (total.tokens, total.predicted_tokens, total.flops)]
+        seconds = "not measured" if total.seconds is None else f"{total.seconds:.0f}"
+        before = f"{arm.after}, step {given.start}" if arm.after else ""
+        table.add_row(arm.name, f"{given.steps}", *figures, seconds, before)
+    console.print(table)
+    runs = sum(len(c.seeds_of(arm)) + len(c.rates) - 1 for arm in c.arms)
+    tasks = len(c.suite.tasks) if c.suite else 0
+    console.print(f"{runs} pre-trainings, and fine-tunings of each on {tasks} task(s)")
+
+
+def comparison(contents: dict) -> None:
+    """Scores and differences of a comparison.json, in points of 100."""
+    tasks = [task["name"] for task in contents["suite"]["tasks"]] if contents["suite"] else []
+    table = Table(box=None, pad_edge=False, title=contents["name"], title_justify="left")
+    heads = ["arm", "steps", "score", f"{contents['confidence']:.0%} interval", *tasks, "validation", ""]
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("arm", "") else "right")
+    for arm in contents["arms"]:
+        score = [_points(arm["score"]["mean"]), _range(arm["score"])] if arm["score"] else ["-", "-"]
+        scores = [_points(arm["tasks"][task]["mean"]) if task in arm["tasks"] else "-" for task in tasks]
+        made = arm["pretraining"]
+        shown = [f"{made['mean']:.4f}", made["metric"].replace("_", " ")] if made else ["-", ""]
+        table.add_row(arm["name"], str(arm["budget"]["steps"]), *score, *scores, *shown)
+    _wide(table)
+    for pair in contents["differences"]:
+        noise = "inside the noise" if pair["tie"] else f"p = {pair['p']:.3g}"
+        console.print(
+            f"{pair['a']} - {pair['b']}  {_points(pair['mean'])} points ({_range(pair)}), {noise}", markup=False
+        )
+    if not contents["complete"]:
+        left = contents["left"]
+        console.print(f"to come: {left['runs']} pre-training(s), {left['cells']} fine-tuning(s)", style="dim")
+    for failure in contents["failed"]:
+        where = " ".join(failure[key] for key in ("arm", "run", "task") if failure[key])
+        console.print(f"failed: {where}: {failure['error'].splitlines()[-1]}", markup=False)
+
+
+def _wide(table: Table) -> None:
+    """As wide as it is: cut cells tell nothing."""
+    wide = Measurement.get(console, console.options.update(width=1000), table).maximum
+    Console(highlight=False, width=max(wide, console.width)).print(table, markup=False)
+
+
+def _range(interval: dict) -> str:
+    bounds = [interval["low"], interval["high"]]
+    return "no interval" if None in bounds else " to ".join(map(_points, bounds))
 
 
 def _task(result: dict | None) -> str:

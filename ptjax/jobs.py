@@ -19,6 +19,15 @@ GRACE = 10.0  # seconds that a process is given to end by itself
 
 
 @dataclasses.dataclass(frozen=True)
+class Commands:
+    """What processes are started with; each takes --workdir=FOLDER and reads the config.json there."""
+
+    pretrain: tuple[str, ...] = ()
+    finetune: tuple[str, ...] = ()
+    measure: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Job:
     """A command whose output goes to the end of a file. Whoever writes there has it locked, children included: no two
     processes are at the same job, even where the one that started them is gone."""
@@ -75,25 +84,46 @@ Ended = Callable[[Job, str | None], None]  # told of each that ends, and of its 
 
 
 def run_here(jobs: Sequence[Job], count: int, ended: Ended, watch: Watch = lambda _: None) -> None:
-    """At most `count` at a time. An exception, Ctrl-C or SIGTERM ends those that are running."""
+    """At most `count` at a time, on equal shares of the processor cores, so that none waits for another's threads. An
+    exception, Ctrl-C or SIGTERM ends those that are running."""
     waiting, running = collections.deque(jobs), {}
+    shares = collections.deque(_shares(count))
     with _sigterm_raises():
         try:
             while waiting or running:
                 while waiting and len(running) < count:
                     job = waiting.popleft()
                     try:
-                        running[job] = job.start()
+                        process = job.start()
                     except UserError as error:
                         ended(job, str(error))
-                for job, process in list(running.items()):
+                        continue
+                    running[job] = process, shares.popleft()
+                    _keep_to(process, running[job][1])
+                for job, (process, share) in list(running.items()):
                     if process.poll() is not None:
                         del running[job]
+                        shares.append(share)
                         ended(job, job.problem(process.returncode))
                 watch(list(running))
                 time.sleep(0.1)
         finally:
-            _end(list(running.values()))
+            _end([process for process, _ in running.values()])
+
+
+def _shares(count: int) -> list[set[int] | None]:
+    """Cores for each of `count` processes; None: where there are too few to share, or that cannot be said."""
+    if count == 1 or not hasattr(os, "sched_setaffinity"):
+        return [None] * count
+    cores = sorted(os.sched_getaffinity(0))
+    return [set(cores[k::count]) or None for k in range(count)] if len(cores) >= count else [None] * count
+
+
+def _keep_to(process: subprocess.Popen, cores: set[int] | None) -> None:
+    """Before it has threads, which inherit it: an interpreter takes longer to start than we do."""
+    if cores is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(process.pid, cores)
 
 
 def run_on_slurm(

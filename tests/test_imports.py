@@ -61,7 +61,7 @@ LOOP = SHARED | {
     "checkpoint",
     "weights",
 }
-LOOP |= {"optim", "logging", "metrics", "plot", "provenance"}
+LOOP |= {"optim", "logging", "metrics", "plot", "provenance", "branch"}
 WALL["leaderboard"] = LOOP | {"jobs", "bootstrap", "tasks", "finetune", "pretrained", "report"}
 WALL["compare"] = WALL["leaderboard"] | {"leaderboard"}
 WALL["finetune"] = LOOP | {"tasks", "pretrained"}

@@ -16,11 +16,12 @@ from pathlib import Path
 import chz
 import pytest
 
+from experiments import jobs as jobs_main
 from experiments import leaderboard as leaderboard_main
 from ptjax.config import UserError, from_json, override, to_json
 from ptjax.data.examples import JsonExamples
 from ptjax.finetune import Recipe
-from ptjax.jobs import locked, run_here, run_on_slurm
+from ptjax.jobs import Commands, locked, run_here, run_on_slurm
 from ptjax.leaderboard import Suite
 from ptjax.leaderboard.board import rank
 from ptjax.leaderboard.entry import Entry, Result, Run
@@ -83,8 +84,8 @@ def model(folder: Path, **rule) -> Path:
 @pytest.fixture
 def run(tmp_path, data, monkeypatch):
     """run(suite, 'NAME=DIR', ...) -> (exit code, leaderboard.json), as from a shell."""
-    monkeypatch.setattr(leaderboard_main, "FINETUNE", FAKE)
-    monkeypatch.setattr(leaderboard_main.jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(jobs_main, "COMMANDS", Commands(finetune=FAKE))
+    monkeypatch.setattr(jobs_main.jax.config, "update", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     workdir = tmp_path / "board"
 
@@ -576,15 +577,15 @@ def test_a_runner_that_is_killed_goes_on_where_it_was(data, tmp_path):
 
 def test_runs_go_to_submitit_as_they_go_here(data, tmp_path, monkeypatch):
     pytest.importorskip("submitit")
-    monkeypatch.setattr(leaderboard_main, "FINETUNE", FAKE)
+    monkeypatch.setattr(jobs_main, "COMMANDS", Commands(finetune=FAKE))
     submissions = [
         Submission(name="a", path=str(model(tmp_path / "a"))),
         Submission(name="b", path=str(model(tmp_path / "b", die=1))),
     ]
     board = Leaderboard.open(suite(data, tasks=(classification(data, "tone"),)), tmp_path / "board", submissions)
-    settings = leaderboard_main.slurm_settings("gpu,timeout_min=2", jobs=2)
+    settings = jobs_main.slurm_settings("gpu,timeout_min=2", jobs=2)
     folder = tmp_path / "board" / ".slurm"
-    leaderboard_main.run(
+    jobs_main.run(
         board.units, functools.partial(run_on_slurm, settings=settings, folder=folder, cluster="local")
     )
     report = board.report()
@@ -595,7 +596,7 @@ def test_runs_go_to_submitit_as_they_go_here(data, tmp_path, monkeypatch):
 
 
 def test_slurm_settings_are_those_of_submitit():
-    settings = leaderboard_main.slurm_settings("gpu,gpus_per_node=2,slurm_account=me")
+    settings = jobs_main.slurm_settings("gpu,gpus_per_node=2,slurm_account=me")
     assert settings["slurm_partition"] == "gpu" and settings["gpus_per_node"] == 2
     assert settings["slurm_account"] == "me" and settings["timeout_min"] > 5
 
@@ -612,7 +613,7 @@ def test_a_run_is_fine_tuned_for_real(trained, tmp_path, monkeypatch):
     submission = Submission(name="mlm", path=str(mlm.workdir))
     board = Leaderboard.open(chz.replace(config, recipe=recipe), tmp_path / "board", [submission])
     monkeypatch.chdir(ROOT)
-    leaderboard_main.run(board.units, functools.partial(run_here, count=1))
+    jobs_main.run(board.units, functools.partial(run_here, count=1))
     report = board.report()
     assert report["failed"] == []
     [found] = report["submissions"]

@@ -21,8 +21,8 @@ from ptjax.finetune.config import FineTuning
 from ptjax.pretrained import Pretrained
 from ptjax.tasks.base import Answer, Task
 
-# Other cells, and the same ones in another way.
-MAY_CHANGE = ("recipe.learning_rates", "recipe.seeds", "recipe.together", "mesh")
+# Other cells, the same ones in another way, and the same weights in another place: each cell knows which it began from.
+MAY_CHANGE = ("recipe.learning_rates", "recipe.seeds", "recipe.together", "mesh", "init_from")
 OnEvent = Callable[[str], None]
 
 

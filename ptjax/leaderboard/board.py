@@ -62,7 +62,7 @@ def rank(suite: Suite, references: dict[str, References], entries: Sequence[Entr
             }
         )
     board = {
-        "suite": {"name": suite.name, "tasks": [_about(references[task.name]) for task in suite.tasks]},
+        "suite": {"name": suite.name, "tasks": [references[task.name].about() for task in suite.tasks]},
         "confidence": suite.confidence,
         "resamples": suite.resamples,
         "made": {
@@ -124,16 +124,3 @@ def _versus(name: str, found: Difference) -> dict[str, Any]:
 def _differences(config: dict[str, str], winner: dict[str, str]) -> list[list[str]]:
     keys = [key for key in {**config, **winner} if config.get(key) != winner.get(key)]
     return [[key, config.get(key, "nothing"), winner.get(key, "nothing")] for key in keys]
-
-
-def _about(references: References) -> dict[str, Any]:
-    task, examples = references.task, references.counts
-    if task.limit is not None and "train" in examples:
-        examples = examples | {"train": min(task.limit, examples["train"])}
-    return {
-        "name": task.name,
-        "kind": type(task).__name__,
-        "metric": task.metric,
-        "split": references.split,
-        "examples": examples,
-    }

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ptjax.checkpoint import disk_errors
 from ptjax.config import UserError
@@ -39,6 +40,19 @@ class References:
             if task.labelled(splits.get(split, []), split):
                 return cls(_resolved(task, splits.get("train")), split, splits[split], counts)
         raise UserError(f"task {task.name}: neither test nor validation examples have labels; there are {counts}")
+
+    def about(self) -> dict[str, Any]:
+        """For a report: its task's name, kind and headline, the split, and examples of each split that are used."""
+        task, examples = self.task, self.counts
+        if task.limit is not None and "train" in examples:
+            examples = examples | {"train": min(task.limit, examples["train"])}
+        return {
+            "name": task.name,
+            "kind": type(task).__name__,
+            "metric": task.metric,
+            "split": self.split,
+            "examples": examples,
+        }
 
     @classmethod
     def of_labels(cls, task: Task, folder: Path) -> "References":

@@ -73,12 +73,10 @@ class Submission(Config):
         if self.kind != "model":
             return about
         try:
-            flat = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
-            plain = {key: value for key, value in flat.items() if key and not isinstance(value, dict)}
+            plain = as_text((self.folder / CONFIG).read_text(encoding="utf-8"))
         except (OSError, ValueError, AttributeError):  # fine-tuning will say what is wrong with it
             return about
-        about["fresh"] = str(self.fresh)
-        return about | {key: _text(value) for key, value in plain.items()}
+        return about | {"fresh": str(self.fresh)} | plain
 
     def weights(self) -> dict[str, Any] | None:
         """Which its folder has now, {'step', 'sha256'} as runs record those they begin from; None where none can be
@@ -110,6 +108,12 @@ class Submission(Config):
                 "curve": curve,
             }
         return None
+
+
+def as_text(config_json: str) -> dict[str, str]:
+    """A config's JSON key by key, for people. Raises ValueError or AttributeError where it is no object."""
+    flat = json.loads(config_json)
+    return {key: _text(value) for key, value in flat.items() if key and not isinstance(value, dict)}
 
 
 def _text(value: Any) -> str:

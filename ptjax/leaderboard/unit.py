@@ -4,8 +4,8 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ptjax.checkpoint import CONFIG, check_owner, check_workdir, read_config
@@ -14,7 +14,7 @@ from ptjax.finetune import FineTuning, cells
 from ptjax.finetune.cells import CELL, CELLS, ERROR, RESULT, Cell, CellFolder, selected_rate
 from ptjax.finetune.run import MAY_CHANGE
 from ptjax.leaderboard.entry import Result, Run
-from ptjax.jobs import Job, locked
+from ptjax.jobs import Commands, Job, locked
 from ptjax.leaderboard.lines import read_lines
 from ptjax.leaderboard.predictions import read_predictions
 from ptjax.leaderboard.references import References
@@ -44,6 +44,19 @@ class Unit:
 
     def cells_done(self) -> list[Cell]:
         return [cell for cell in self.cells() if CellFolder.of(self.folder, cell).done]
+
+    @property
+    def kind(self) -> str:
+        return "fine-tuning"
+
+    @property
+    def size(self) -> int:
+        """Of a progress bar."""
+        return len(self.cells())
+
+    @property
+    def done(self) -> int:
+        return len(self.cells_done())
 
     def is_done(self) -> bool:
         """Whether nothing is left to run: every cell of this very config."""
@@ -79,9 +92,8 @@ class Unit:
     def _log(self) -> Path:
         return self.folder / "log.txt"
 
-    def job(self, finetune: Sequence[str]) -> Job:
-        """finetune: the command that fine-tunes what the config.json of a --workdir says."""
-        return Job(self.name, (*finetune, f"--workdir={self.folder}"), self._log)
+    def job(self, commands: Commands) -> Job:
+        return Job(self.name, (*commands.finetune, f"--workdir={self.folder}"), self._log)
 
     def ended(self, problem: str | None) -> None:
         """Keeps what stopped it as a whole."""
@@ -89,6 +101,13 @@ class Unit:
             (self.folder / ERROR).unlink(missing_ok=True)
         else:
             (self.folder / ERROR).write_text(problem + "\n", encoding="utf-8")
+
+    def validation(self) -> float:
+        """The headline on validation: the mean over seeds of the selected rate."""
+        done = {cell: CellFolder.of(self.folder, cell).read() for cell in self.cells_done()}
+        metric = self.config.task.metric
+        rate = selected_rate(done, metric)
+        return fmean(cell["scores"]["validation"][metric] for cell in done.values() if cell["learning_rate"] == rate)
 
     def begun_from(self) -> list[dict[str, Any]]:
         """The weights, each once, that runs which are done began from: {'step', 'sha256'}."""

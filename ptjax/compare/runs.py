@@ -1,0 +1,180 @@
+"""A pre-training of an arm: a workdir of its own, in the comparison's."""
+
+import dataclasses
+from pathlib import Path
+
+import chz
+
+from ptjax.checkpoint import CONFIG, MANIFEST, MAY_CHANGE, has_checkpoint, read_config
+from ptjax.compare.budget import Budget
+from ptjax.compare.comparison import Arm, Comparison
+from ptjax.config import UserError, differences, from_json, to_json
+from ptjax.data.manifest import hash_file
+from ptjax.files import write_text
+from ptjax.jobs import Commands, Job
+from ptjax.logging import read_metrics
+from ptjax.train import Experiment
+
+ERROR, LOG = "error.txt", "log.txt"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """rate: multiple of the arm's peak_lr. parent: the run that this one goes on from."""
+
+    arm: Arm
+    rate: float
+    seed: int
+    experiment: Experiment
+    folder: Path
+    parent: "Run | None" = None
+
+    @property
+    def name(self) -> str:
+        run = self.folder.name if self.experiment.until is None else f"{self.folder.parent.name}/{self.folder.name}"
+        return f"{self.arm.name}/{run}"
+
+    @property
+    def kind(self) -> str:
+        return "pre-training"
+
+    @property
+    def size(self) -> int:
+        """Of a progress bar."""
+        return 1
+
+    @property
+    def done(self) -> int:
+        return int(self.has_step(self.last_step))
+
+    @property
+    def last_step(self) -> int:
+        return self.experiment.until or self.experiment.steps
+
+    def is_done(self) -> bool:
+        return self.has_step(self.last_step) and self._is_claimed()
+
+    def has_step(self, step: int) -> bool:
+        return (self._checkpoint(step) / MANIFEST).is_file()
+
+    def weights(self) -> dict[str, object]:
+        """Of the end of the run, as fine-tunings record those they begin from."""
+        return {"step": self.last_step, "sha256": hash_file(self._checkpoint(self.last_step) / MANIFEST)}
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.folder / "checkpoints" / str(step)
+
+    def _is_claimed(self) -> bool:
+        return (self.folder / CONFIG).is_file() and not self._unlike()
+
+    def check(self) -> None:
+        """Raises UserError where a run of another experiment is there."""
+        if not has_checkpoint(self.folder):
+            return
+        if rows := self._unlike():
+            listed = "\n".join(f"  {key}: {there} there, {here} here" for key, there, here in rows)
+            raise UserError(
+                f"{self.folder} holds a run of another experiment:\n{listed}\nUse another --workdir for the changed "
+                f"comparison, or delete {self.folder} to run it again"
+            )
+
+    def _unlike(self) -> list[tuple[str, str, str]]:
+        """Where what it was trained with is not what is asked for."""
+        try:
+            there = from_json(read_config(self.folder), Experiment)
+        except UserError as error:
+            raise UserError(
+                f"{self.folder / CONFIG} is damaged: {error}: delete {self.folder}, and it is run again"
+            ) from None
+        rows = differences(_comparable(there), _comparable(self.experiment))
+        return [row for row in rows if not any(f"{row[0]}.".startswith(f"{free}.") for free in FREE)]
+
+    def claim(self) -> None:
+        """Makes its folder that of its experiment. Raises UserError as `check` does."""
+        self.check()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / CONFIG, to_json(self.experiment))
+
+    def job(self, commands: Commands) -> Job:
+        return Job(self.name, (*commands.pretrain, f"--workdir={self.folder}"), self.folder / LOG)
+
+    def ended(self, problem: str | None) -> None:
+        if problem is None:
+            (self.folder / ERROR).unlink(missing_ok=True)
+        else:
+            (self.folder / ERROR).write_text(problem + "\n", encoding="utf-8")
+
+    @property
+    def error(self) -> str | None:
+        """What it failed with; None where it is done, or was never begun."""
+        path = self.folder / ERROR
+        return path.read_text(encoding="utf-8").strip() if path.is_file() and not self.is_done() else None
+
+    def validation(self) -> dict[str, float]:
+        """Scores at its end, as validation gave them."""
+        found = [r for r in read_metrics(self.folder, "validation") if r["step"] == self.last_step]
+        if not found:
+            raise UserError(f"{self.folder} has no validation of its last step: delete it, and it is run again")
+        return {k: v for k, v in found[-1].items() if k not in ("kind", "step", "time") and v is not None}
+
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        """[step, value] of every validation."""
+        return [(r["step"], r[metric]) for r in read_metrics(self.folder, "validation") if r.get(metric) is not None]
+
+    def seconds(self) -> float:
+        """Of its own training steps, compilation left out."""
+        total, before = 0.0, self.experiment_start()
+        for record in read_metrics(self.folder):
+            total += (record["step"] - before) * (record.get("seconds/step") or 0.0)
+            before = record["step"]
+        return total
+
+    def experiment_start(self) -> int:
+        """The step that it begins at."""
+        branch = self.experiment.branch_from
+        return 0 if branch is None else int(branch.rpartition("@")[2])
+
+
+# A run may be paused, watched and saved otherwise, and its parent may have moved with it; its length decides its rates.
+FREE = tuple(key for key in MAY_CHANGE if key != "steps")
+
+
+def _comparable(experiment: Experiment) -> Experiment:
+    """Without the folder of the parent."""
+    if experiment.branch_from is None:
+        return experiment
+    return chz.replace(experiment, branch_from="@" + experiment.branch_from.rpartition("@")[2])
+
+
+class Runs:
+    """The runs of a comparison, by arm, rate and seed."""
+
+    def __init__(self, comparison: Comparison, budget: Budget, workdir: Path):
+        self.comparison, self.budget, self.workdir = comparison, budget, workdir
+        self._kept = {arm.name: self._branching_steps(arm) for arm in comparison.arms}
+
+    def of(self, arm: Arm, rate: float, seed: int, parent: Run | None = None) -> Run:
+        """parent: for an arm that goes on from another, that one's run of the same seed."""
+        e, given = self.comparison.changed(arm), self.budget.arms[arm.name]
+        changes = {"steps": given.steps, "seed": seed}
+        if rate != 1:
+            changes["optimizer"] = chz.replace(e.optimizer, peak_lr=rate * e.optimizer.peak_lr)
+        if e.evaluation.every is not None:  # as often in the run, however long it is
+            own = max(round(e.evaluation.every * given.steps / e.steps), 1)
+            changes["evaluation"] = chz.replace(e.evaluation, every=own)
+        if kept := self._kept[arm.name]:
+            changes["checkpoint"] = chz.replace(e.checkpoint, keep_steps=kept)
+        folder = self.workdir / arm.name / f"rate{rate:.12g}-seed{seed}"
+        if arm.after is not None:
+            changes["branch_from"] = f"{parent.folder}@{given.start}"
+        return Run(arm, rate, seed, chz.replace(e, **changes), folder, parent)
+
+    def prefix(self, run: Run, step: int) -> Run:
+        """The same run again, only until `step`: for an arm that leaves it where it kept no checkpoint."""
+        experiment = chz.replace(run.experiment, until=step)
+        return dataclasses.replace(run, experiment=experiment, folder=run.folder / f"until-{step}")
+
+    def _branching_steps(self, arm: Arm) -> tuple[int, ...]:
+        """Where others leave it."""
+        leaving = [self.budget.arms[a.name].start for a in self.comparison.arms if a.after == arm.name]
+        return tuple(sorted(set(leaving)))
