@@ -6,6 +6,7 @@ import chz
 import jax
 import pytest
 
+from ptjax.compare import Comparison
 from ptjax.config import differences, from_json, load, to_json
 from ptjax.data.prepare import Corpus
 from ptjax.finetune import FineTuning, finetune
@@ -21,7 +22,8 @@ def loaded(path: Path, folder: Path):
     """folder: where nothing is; what goes on from weights goes on from a run there."""
     (folder / "config.json").write_text(to_json(load("configs/mlm_stdlib.py")))
     arguments = {"corpus": ":glob=texts/*.txt", "continued": f":weights={folder},glob=texts/*.txt"}
-    arguments |= dict.fromkeys(("english", "blimp"), ":data=files")
+    arguments |= dict.fromkeys(("english", "blimp", "small"), ":data=files")
+    arguments |= dict.fromkeys(("objectives", "phases", "detection"), ":books=texts,tasks=files")
     return load(f"{path}{arguments.get(path.stem, '')}")
 
 
@@ -45,8 +47,8 @@ def test_what_goes_on_marks_documents_as_before(tmp_path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_trains(path, tiny_corpus, trained, tmp_path):
     config = loaded(path, tmp_path)
-    if isinstance(config, Corpus | Suite):
-        pytest.skip("not an experiment: tests/data prepares a corpus, tests/test_leaderboard.py runs a suite")
+    if isinstance(config, Corpus | Suite | Comparison):
+        pytest.skip("not an experiment: tests/data prepares a corpus, others run a suite and a comparison")
     if isinstance(config, FineTuning):
         examples = chz.replace(config.task.examples, train=64, validation=16, test=16)
         task = chz.replace(config.task, examples=examples, length=32)

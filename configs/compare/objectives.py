@@ -1,0 +1,60 @@
+"""Masked, causal, or both? MLM, CausalLM and Hybrid read the same million tokens of books and learn the same tasks.
+
+The trend that is looked at: Charpentier and Samuel, 2024, "GPT or BERT: why not both?" (BabyLM), where one model of
+both kinds beats either at equal tokens. Laptop size: a body of 0.6 million parameters, where theirs had 30 and 119
+million, and a million tokens, where theirs read 100 million ten times over.
+
+`books` is a folder with train/ and validation/ of text files; `tasks` is that of configs/suites/small.py.
+"""
+
+from pathlib import Path
+
+from ptjax.compare import Arm, Comparison
+from ptjax.config import load
+from ptjax.data.pipeline import Data
+from ptjax.data.prepare import Corpus
+from ptjax.data.sources import TextFiles
+from ptjax.data.tokenizers import SentencePiece
+from ptjax.models import ModernBERT
+from ptjax.objectives import MLM
+from ptjax.optim import WSD, Muon
+from ptjax.train import Evaluation, Experiment
+
+SUITE = Path(__file__).parents[1] / "suites" / "small.py"
+
+
+def get_config(books: str, tasks: str, corpus: str = "data/books", steps: int = 500) -> Comparison:
+    return Comparison(
+        name="objectives",
+        question="Masked or causal language modelling, or both in one: which makes the better body of equal tokens?",
+        base=Experiment(
+            model=ModernBERT(layers=3, width=96, heads=2, hidden=144, max_length=256, std=0.05),
+            objective=MLM(rate=0.15),
+            data=Data(
+                corpus=Corpus(
+                    path=corpus,
+                    source=TextFiles(glob=f"{books}/train/*.txt"),
+                    validation=TextFiles(glob=f"{books}/validation/*.txt"),
+                    tokenizer=SentencePiece(vocab_size=2048, sample_bytes=2_000_000),
+                ),
+                length=64,
+                batch_size=32,
+            ),
+            # Constant, then down over the last steps: an arm that goes on from another leaves before that.
+            optimizer=Muon(peak_lr=5e-3, weight_decay=0.1, schedule=WSD(warmup=0.01, cooldown=0.4)),
+            steps=steps,
+            evaluation=Evaluation(every=max(steps // 4, 1), batches=20),
+        ),
+        arms=(
+            Arm(name="mlm", about="15 of 100 tokens from all the others"),
+            Arm(name="causal", changes=("objective=CausalLM",), about="each token from those before it"),
+            Arm(
+                name="hybrid",
+                changes=("objective=Hybrid",),
+                about="masked next tokens, and one row in 16 causal, as published",
+            ),
+        ),
+        match="tokens",
+        rates=(0.5, 1.0, 2.0),
+        suite=load(f"{SUITE}:data={tasks}"),
+    )
