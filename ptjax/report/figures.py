@@ -22,8 +22,23 @@ def points(value: Any, signed: bool = False) -> str:
     return (MINUS if value < 0 and float(text) else "+" if signed else "") + text
 
 
-def count(value: Any) -> str:
-    """22700000 -> 22.7 M; FLOPs run to E (10^18) and beyond."""
+def plain(value: Any, signed: bool = False) -> str:
+    """A number as it is, to three decimals, or to three digits where it is small or large: 1.482, 0.00031, 12300."""
+    value = number(value)
+    if value is None:
+        return NONE
+    text = f"{abs(value):.3f}" if 0.1 <= abs(value) < 1000 or not value else f"{abs(value):#.3g}".rstrip(".")
+    return (MINUS if value < 0 else "+" if signed else "") + text
+
+
+def whole(value: Any) -> str:
+    """1172 -> 1,172."""
+    value = number(value)
+    return NONE if value is None else f"{value:,.0f}".replace("-", MINUS)
+
+
+def count(value: Any, digits: int | None = None) -> str:
+    """22700000 -> 22.7 M; FLOPs run to E (10^18) and beyond. To one decimal, or to so many digits."""
     value = number(value)
     if value is None:
         return NONE
@@ -31,7 +46,9 @@ def count(value: Any) -> str:
         return f"{value:.1e}"
     for power, unit in ((21, "Z"), (18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if abs(value) >= 0.99995 * 10**power:
-            return f"{value / 10**power:.1f}\u00a0{unit}"
+            scaled = value / 10**power
+            decimals = 1 if digits is None else max(0, digits - len(f"{abs(scaled):.0f}"))
+            return f"{scaled:.{decimals}f}\u00a0{unit}"
     return f"{value:.0f}"
 
 

@@ -11,14 +11,14 @@ COLORS = 7  # of Okabe and Ito's; series beyond them are grey, and named when po
 
 @dataclass(frozen=True)
 class Series:
-    """A submission, an arm: the same colour on the whole page."""
+    """A submission, an arm: the same colour on the whole page. Without an index it is none of them, in ink."""
 
-    index: int
+    index: int | None
     name: str
 
     @property
     def color(self) -> str:
-        return f"c{min(self.index, COLORS)}"
+        return "ink" if self.index is None else f"c{min(self.index, COLORS)}"
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class Series:
 def legend(series: Sequence[Series]) -> Html:
     """Colours and names; pointing at one picks it out of the charts."""
     keys = element("ul", *(element("li", one.key()) for one in series), class_="legend")
-    if all(one.index < COLORS for one in series):
+    if all(one.index is None or one.index < COLORS for one in series):
         return keys
     note = f"The first {COLORS} have a colour, the others are grey. Point at a name or a line to pick one out."
     return element("div", keys, element("p", note, class_="note"))

@@ -16,17 +16,21 @@ LEFT, RIGHT, TOP, BOTTOM = 76, 20, 20, 48
 
 @dataclass(frozen=True)
 class Line:
-    """What a chart shows of one series, in its units: lines (its seeds), dots, and a ring around one place."""
+    """What a chart shows of one series, in its units: lines (its seeds), dots, a ring around one place, a band (x, low,
+    high)."""
 
     series: Series
     lines: Sequence[Sequence[tuple[float, float]]]
     dots: Sequence[tuple[float, float]] = ()
     ring: tuple[float, float] | None = None
+    band: Sequence[tuple[float, float, float]] = ()
 
     def places(self) -> Iterator[tuple[float, float]]:
         for line in self.lines:
             yield from line
         yield from self.dots
+        for x, low, high in self.band:
+            yield from ((x, low), (x, high))
 
 
 def track(scale: Scale, mean: float | None, low: float | None, high: float | None, seeds: Sequence, title: str) -> Html:
@@ -100,6 +104,9 @@ def chart(
 
 def _drawn(line: Line, at: Callable[[tuple[float, float]], tuple[int, int]]) -> Html:
     parts = [element("title", line.series.name)]
+    if len(line.band) > 1:
+        around = [at((x, low)) for x, low, _ in line.band] + [at((x, high)) for x, _, high in reversed(line.band)]
+        parts.append(element("path", d=f"{_path(around)}z", class_="band"))
     several = [[at(place) for place in one] for one in line.lines if len(one) > 1]
     if several:
         parts.append(element("path", d="".join(map(_path, several))))
