@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy import special
 
 from ptjax.bootstrap import check_confidence
 
@@ -62,20 +63,27 @@ def fit(
     x, y = x[order], y[order]
     size = np.cumsum(np.diff(x, prepend=x[:1]) > GAP)
     runs = np.bincount(size)
-    return _line(np.bincount(size, x) / runs, np.bincount(size, y) / runs, kind, confidence) if len(runs) > 2 else None
+    if len(runs) < 3:
+        return None
+    means = np.bincount(size, y - y[0]) / runs + y[0]  # exactly equal where all values are
+    return _line(np.bincount(size, x) / runs, means, kind, confidence)
 
 
 def _line(x: np.ndarray, y: np.ndarray, kind: str, confidence: float) -> Fit:
-    from scipy import stats
+    """Through f64[G], logarithms of FLOPs, and as many values."""
+    from_x, from_y = x - x.mean(), y - y.mean()
+    square = from_x @ from_x
+    slope = float(from_x @ from_y / square)
+    left = from_y - slope * from_x
+    freedom = len(x) - 2
+    error = float(np.sqrt(left @ left / freedom / square))  # of the slope
+    p = 2 * float(special.stdtr(freedom, -abs(slope) / error)) if error > 0 else float(slope == 0)
+    r2 = 1 - float(left @ left / (from_y @ from_y)) if from_y.any() else np.nan
 
-    found = stats.linregress(x, y)
-    t = stats.t.ppf((1 + confidence) / 2, len(x) - 2)
+    t = float(special.stdtrit(freedom, (1 + confidence) / 2))
     at = np.linspace(x[0], x[-1], PLACES)
-    mid = found.intercept + found.slope * at
-    # stderr is that of the slope: s / sqrt(sum of (x - mean)^2).
-    reach = t * found.stderr * np.sqrt(x.var() + (at - x.mean()) ** 2)
+    mid = y.mean() + slope * (at - x.mean())
+    reach = t * error * np.sqrt(x.var() + (at - x.mean()) ** 2)
     lines = [10**line if kind == "loss" else line for line in (mid, mid - reach, mid + reach)]
     band = [tuple(map(float, row)) for row in zip(10**at, *lines)]
-    slope, spread = float(found.slope), float(t * found.stderr)
-    p = float(found.pvalue) if slope else 1.0
-    return Fit(FORMS[kind], slope, slope - spread, slope + spread, p, float(found.rvalue) ** 2, len(x), band)
+    return Fit(FORMS[kind], slope, slope - t * error, slope + t * error, p, r2, len(x), band)
