@@ -54,6 +54,7 @@ class Checkpoints:
         best: str | None = None,
         asynchronous: bool = True,
         on_event: Callable[[str], None] = print,
+        keep_steps: Sequence[int] = (),
     ):
         """
         Args:
@@ -62,9 +63,11 @@ class Checkpoints:
           best: a metric of `save`; the step where it is lowest is kept too.
           asynchronous: whether `save` returns while files are being written.
           on_event: told about damaged steps, in one line each.
+          keep_steps: steps that are kept whatever comes.
         """
         self.folder = Path(folder).absolute()
         self.keep, self.best, self.asynchronous, self._on_event = keep, best, asynchronous, on_event
+        self.keep_steps = frozenset(keep_steps)
         self._saving: tuple[int, str, dict] | None = None
         logging.getLogger("absl").addFilter(_is_not_raised_anyway)
         # Left to itself Orbax cuts each leaf into as many parts as there are replicas, and compiles each cut.
@@ -108,7 +111,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Committed steps, in order."""
-        return [step for step in _numbered(self.folder) if (self.folder / str(step) / MANIFEST).is_file()]
+        return committed(self.folder)
 
     def restore(self, abstract: PyTree, step: int | None = None) -> tuple[PyTree, int] | None:
         """The state of `step`, or of the last good step; None where nothing has been saved.
@@ -139,7 +142,7 @@ class Checkpoints:
         self._saving = None
         if is_primary():
             steps = self.steps()
-            for step in set(steps) - set(steps[-self.keep :]) - {self._best_step(steps)}:
+            for step in set(steps) - set(steps[-self.keep :]) - {self._best_step(steps)} - self.keep_steps:
                 # Renamed first: a kill while deleting must not leave a step that looks damaged.
                 aside = (self.folder / str(step)).rename(self.folder / f"{step}{_DELETING}")
                 shutil.rmtree(aside)
@@ -196,8 +199,25 @@ class Saved:
 
     def shapes(self, field: str = "params") -> PyTree:
         """ShapeDtypeStructs of a field of the state, a nested dict; empty where the state has no such field."""
+        return self._tree().get(field) or {}
+
+    def leaves(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Path, as in "opt_state/1/mu/body/embed/tokens", to each leaf of the state."""
+        return leaves_by_path(self._tree())
+
+    def read_leaves(self, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+        """Some of the leaves, by path; those wanted have shape, dtype and sharding. Raises UserError where there are no
+        such."""
+        return _read(self.folder / str(self.step), wanted, partial=True)
+
+    @property
+    def sha256(self) -> str:
+        """Of the manifest, and so of the whole step."""
+        return hash_file(self.folder / str(self.step) / MANIFEST)
+
+    def _tree(self) -> PyTree:
         tree = ocp.PyTreeCheckpointHandler().metadata(epath.Path(self.folder / str(self.step))).tree
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree.get(field) or {})
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
     def read(self, abstract: PyTree, field: str = "params") -> PyTree:
         """The leaves of `abstract`, a part of the field with shape, dtype and sharding at each leaf. Raises UserError
@@ -238,7 +258,7 @@ def restore_params(
 
 # What may differ when a run resumes: how long, on what and how it is watched. The rest decides what is learned.
 MAY_CHANGE = (
-    *("steps", "mesh", "logging", "checkpoint", "evaluation", "profile"),
+    *("steps", "until", "mesh", "logging", "checkpoint", "evaluation", "profile"),
     *("model.unroll", "model.remat", "data.workers"),
 )
 
@@ -325,6 +345,11 @@ def _kind(text: str) -> str | None:
 # Reading.
 
 
+def committed(folder: Path) -> list[int]:
+    """The steps that are saved whole in a folder of `Checkpoints`, in order."""
+    return [step for step in _numbered(folder) if (folder / str(step) / MANIFEST).is_file()]
+
+
 def _numbered(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
@@ -381,7 +406,7 @@ def _sha256(paths) -> list[str]:
 
 def _read(folder: Path, abstract: PyTree, partial: bool = False) -> PyTree:
     """The arrays of `abstract` from one step; `partial`: the step may hold more."""
-    wanted = _leaves(abstract)
+    wanted = leaves_by_path(abstract)
     orbax = ocp.PyTreeCheckpointHandler()
     saved = traverse_util.flatten_dict(orbax.metadata(epath.Path(folder)).tree, sep="/")
     _check_leaves(folder, saved, wanted, partial)
@@ -422,14 +447,14 @@ def _sharding(x) -> jax.sharding.Sharding:
     return getattr(x, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
-def _leaves(tree: PyTree) -> dict[str, Any]:
+def leaves_by_path(tree: PyTree) -> dict[str, Any]:
     """Path, as in "opt_state/1/mu/body/embed/tokens", to leaf."""
     paths = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
 
 
 def _to_disk(tree: PyTree) -> dict[str, Any]:
-    return traverse_util.unflatten_dict(_leaves(tree), sep="/")
+    return traverse_util.unflatten_dict(leaves_by_path(tree), sep="/")
 
 
 # Processes and errors.

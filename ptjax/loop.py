@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from ptjax.checkpoint import Checkpoints
 from ptjax.config import UserError, to_json
 from ptjax.logging import Logger
+from ptjax.provenance import Record
 from ptjax.types import Metrics, TrainState
 
 if TYPE_CHECKING:
@@ -55,9 +56,11 @@ class Signals:
 class Loop:
     """The host's side: reads a batch ahead, fetches metrics a step late so that the device never waits."""
 
-    def __init__(self, run: "Run", checkpoints: Checkpoints, logger: Logger, signals: Signals, workdir: Path):
+    def __init__(
+        self, run: "Run", checkpoints: Checkpoints, record: Record, logger: Logger, signals: Signals, workdir: Path
+    ):
         self.experiment, self.run_, self.checkpoints, self.logger = run.experiment, run, checkpoints, logger
-        self.signals, self.workdir = signals, workdir
+        self.record, self.signals, self.workdir = record, signals, workdir
         self.config_json = to_json(run.experiment)
         self.saved_at = time.monotonic()
         self.best = math.inf  # of this process: the first validation after a resume is saved
@@ -67,9 +70,9 @@ class Loop:
 
     def run(self, state: TrainState, start: int) -> tuple[TrainState, dict[str, float]]:
         e = self.experiment
-        batches = self.run_.pipeline.iterate(start, e.steps, self.run_.shard)
+        batches = self.run_.pipeline.iterate(start, e.stop, self.run_.shard)
         with contextlib.ExitStack() as trace:
-            for step in range(start, e.steps):
+            for step in range(start, e.stop):
                 step_function = self.run_.train_step(step)
                 with self._timed("input"):
                     host = next(batches)
@@ -80,11 +83,12 @@ class Loop:
                     trace.enter_context(jax.profiler.trace(str(self.workdir / "profile")))
                 state, metrics = step_function(state, batch)
                 self._report()
+                self.record.add(step, host["index"])
                 self.pending = (done, metrics, host["index"])
                 if done == last_profiled:
                     jax.block_until_ready(state)
                     trace.close()
-                last = done == e.steps
+                last = done == e.stop
                 signum = self._agreed(self.signals.received, done)
                 scores, best = None, False
                 if last or (e.evaluation.every and done % e.evaluation.every == 0 and not signum):
@@ -148,11 +152,13 @@ class Loop:
     def _save_is_due(self, done: int) -> bool:
         c = self.experiment.checkpoint
         by_time = c.minutes is not None and time.monotonic() - self.saved_at > 60 * c.minutes
-        return bool(c.every and done % c.every == 0) or self._agreed(by_time, done) > 0
+        by_count = done in c.keep_steps or bool(c.every and done % c.every == 0)
+        return by_count or self._agreed(by_time, done) > 0
 
     def _save(self, done: int, state: TrainState, scores: dict[str, float] | None) -> None:
         self._report()  # never save what a bad step has made
         with self._timed("checkpoint"):
+            self.record.flush()
             self.checkpoints.save(done, state, config_json=self.config_json, metrics=scores)
         self.saved_at = time.monotonic()
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from ptjax import partition
+from ptjax.branch import Branch, parse
 from ptjax.checkpoint import Checkpoints, check_workdir, restore_params
 from ptjax.config import Config, UserError, published
 from ptjax.data.pipeline import Data, Pipeline, Shard
@@ -23,6 +24,7 @@ from ptjax.loop import Loop, Signals
 from ptjax.models.base import TextModelConfig
 from ptjax.objectives.base import Objective
 from ptjax.optim import AdamW, Optimizer
+from ptjax.provenance import Record
 from ptjax.types import PyTree, TrainState
 from ptjax.weights import Beginning, Source
 
@@ -34,11 +36,14 @@ class Checkpointing(Config):
     every: int | None = chz.field(default=None, doc="steps between saves; None: only by time")
     minutes: float | None = chz.field(default=5.0, doc="minutes between saves; None: only by steps")
     keep: int = chz.field(default=2, doc="how many of the latest steps are kept")
+    keep_steps: tuple[int, ...] = chz.field(default=(), doc="steps that are saved and never dropped, to branch from")
     best: str | None = chz.field(default="loss", doc="the validation metric whose lowest step is kept too; None: no")
 
     @chz.validate
     def _positive(self):
         _require_positive(self, "checkpoint", ("every", "minutes", "keep"))
+        if any(step < 1 for step in self.keep_steps):
+            raise ValueError(f"checkpoint.keep_steps are counted from 1, not {self.keep_steps}")
 
 
 @chz.chz
@@ -75,9 +80,13 @@ class Experiment(Config):
     init_from: str | None = chz.field(
         default=None, doc="workdir, or Hugging Face folder, whose weights the run begins with; None: fresh"
     )
+    branch_from: str | None = chz.field(
+        default=None, doc="WORKDIR@STEP: goes on from that state of another run; new heads are fresh; None: no"
+    )
     optimizer: Optimizer = chz.field(
         default_factory=AdamW, meta_factory=chz.factories.subclass(Optimizer, AdamW), doc="AdamW, LAMB, Lion, Muon, SGD"
     )
+    until: int | None = chz.field(default=None, doc="pauses after that step, saved; the command without it goes on")
     seed: int = chz.field(default=0, doc="of initial parameters, data order, masks and dropout")
     accumulation: int = chz.field(default=1, doc="microbatches a step: less memory, the same numbers")
     ema: float | None = chz.field(default=None, doc="decay of an average of the parameters, which is what is evaluated")
@@ -100,6 +109,13 @@ class Experiment(Config):
         for name in ("steps", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.branch_from is not None:
+            if self.init_from is not None:
+                raise ValueError("init_from and branch_from are two beginnings: a branch has all its weights already")
+            if not 0 < parse(self.branch_from)[1] < self.steps:
+                raise ValueError(f"branch_from={self.branch_from}: its step is above 0 and below steps={self.steps}")
+        if self.until is not None and not self.first_step < self.until <= self.steps:
+            raise ValueError(f"until={self.until}: a step above {self.first_step}, up to steps={self.steps}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in [0, 2**32), not {self.seed}")
         if self.skip_spikes is not None and self.skip_spikes <= 1:
@@ -108,6 +124,16 @@ class Experiment(Config):
             raise ValueError(f"profile is a first and a last step, counted from 1, not {self.profile}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema is a decay in (0, 1), not {self.ema}")
+
+    @property
+    def first_step(self) -> int:
+        """How many steps its first state has behind it: those of the run that it branches from."""
+        return 0 if self.branch_from is None else parse(self.branch_from)[1]
+
+    @property
+    def stop(self) -> int:
+        """The step after which it ends, or pauses."""
+        return self.until or self.steps
 
     def tokens_per_step(self) -> int:
         return self.data.batch_size * self.data.length
@@ -226,9 +252,12 @@ class Run:
         return Pipeline(e.data, name, seed=e.seed, shuffle=shuffle, transforms=e.objective.transforms())
 
     @functools.cached_property
-    def beginning(self) -> Beginning | None:
-        """What `init_from` names, looked at; None for a fresh run. Raises UserError where it does not fit."""
+    def beginning(self) -> Beginning | Branch | None:
+        """What `init_from` or `branch_from` names, looked at; None for a fresh run. Raises UserError where it does not
+        fit."""
         e = self.experiment
+        if e.branch_from is not None:
+            return Branch.open(e, self.tokenizer, self.abstract)
         if e.init_from is None:
             return None
         source = Source.open(e.init_from, self.tokenizer)
@@ -236,13 +265,15 @@ class Run:
 
     def init(self) -> TrainState:
         """The state before the first step, made where it will live: no host holds all of it."""
-        seed, init_state = np.uint32(self.experiment.seed), self.learner.init_state
-        if self.beginning is None:
+        seed, init_state, beginning = np.uint32(self.experiment.seed), self.learner.init_state, self.beginning
+        if beginning is None:
             return jax.jit(init_state, out_shardings=self.shardings)(seed)
-        transplant, source = self.beginning.transplant, self.beginning.read(self.shardings.params)
+        source = beginning.read(self.shardings.params)
 
         def begun(seed, source):
-            return init_state(seed, begin=lambda fresh: transplant(source, fresh))
+            if isinstance(beginning, Branch):
+                return beginning.grown(source, init_state(seed))
+            return init_state(seed, begin=lambda fresh: beginning.transplant(source, fresh))
 
         return jax.jit(begun, out_shardings=self.shardings)(seed, source)
 
@@ -298,33 +329,38 @@ def train(
     run.pipeline, run.split("validation")  # what would fail later fails now
     check_workdir(workdir, experiment)
     checkpoints = Checkpoints(
-        workdir / "checkpoints", experiment.checkpoint.keep, experiment.checkpoint.best, on_event=on_event
+        workdir / "checkpoints",
+        experiment.checkpoint.keep,
+        experiment.checkpoint.best,
+        on_event=on_event,
+        keep_steps=experiment.checkpoint.keep_steps,
     )
     restored = checkpoints.restore(run.abstract)
     if not restored and run.beginning:
         on_event(str(run.beginning))
-    state, start = restored if restored else (run.init(), 0)
-    if not restored and run.beginning and jax.process_index() == 0:
+    state, start = restored or (run.init(), experiment.first_step)
+    if not restored and isinstance(run.beginning, Beginning) and jax.process_index() == 0:
         run.beginning.record(workdir)
-    if start >= experiment.steps:
+    if start >= experiment.stop:
         on_event(f"Step {start} of {experiment.steps} is done: nothing left to train")
         checkpoints.close()
         return state, run.evaluate(state.averaged, batches=experiment.evaluation.batches)
+    record = Record.resume(run, workdir, start) if restored else Record.begin(run, workdir, state)
     peak = measure_peak(experiment.model.dtype)
     logger = Logger(
         workdir,
         experiment.logging,
-        total_steps=experiment.steps,
+        total_steps=experiment.stop,
         tokens_per_step=experiment.tokens_per_step(),
         flops_per_step=experiment.flops_per_step(run.learner.vocab),
         peak_flops=peak * jax.device_count(),
         primary=jax.process_index() == 0,
         start_step=start,
     )
-    with contextlib.closing(logger), Signals() as signals:
-        if start:
+    with contextlib.closing(logger), contextlib.closing(record), Signals() as signals:
+        if restored:
             logger.event(f"Resuming from step {start} of {experiment.steps}")
-        loop = Loop(run, checkpoints, logger, signals, workdir)
+        loop = Loop(run, checkpoints, record, logger, signals, workdir)
         try:
             return loop.run(state, start)
         finally:

@@ -1,7 +1,8 @@
 """Weights that a run begins with: those of another run or of a published model, fitted to this one's net.
 
-Where a run's first state comes from, in this order: its own workdir, which goes on; `Experiment.init_from`, the
-parameters that another net has under the same names; fresh ones. Optimizer, step and data begin anew in both.
+Where a run's first state comes from, in this order: its own workdir, which goes on; `Experiment.branch_from`, the
+state of another run (`branch`); `Experiment.init_from`, the parameters that another net has under the same names; fresh
+ones. Optimizer, step and data begin anew in the last two.
 """
 
 import dataclasses
@@ -10,21 +11,25 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
 from ptjax import config as config_lib
-from ptjax.checkpoint import CONFIG, MANIFEST, Saved, differing, disk_errors, listed, read_config
+from ptjax.checkpoint import CONFIG, Saved, differing, disk_errors, listed, read_config
 from ptjax.config import UserError
-from ptjax.data.manifest import hash_file
 from ptjax.data.prepare import METADATA
 from ptjax.data.tokenizers import MAIN_FILES, Tokenizer, VocabSpec, open_tokenizer
 from ptjax.models.base import TextModelConfig
 from ptjax.models.heads import init, shapes
 from ptjax.objectives.base import Objective
 from ptjax.types import Array, PyTree
+
+if TYPE_CHECKING:
+    from ptjax.provenance import Provenance
+    from ptjax.train import Experiment
 
 BEGINS = "begins.json"  # in a workdir: the weights that the run began with
 TOKENIZER = "tokenizer"  # in the folder of a fine-tuned model: that of its tokenizer
@@ -236,9 +241,7 @@ class Source:
     def fit(self, target: PyTree, axes: PyTree, size: int, model: TextModelConfig) -> "Beginning":
         """What a run begins with whose parameters are `target`, whose vocabulary has `size` ids and whose body is
         `model`. Raises UserError where the bodies differ."""
-        rows = config_lib.differences(self.model, model)
-        rows = [(f"model.{key}".strip("."), *values) for key, *values in rows if key not in FREE]
-        notes = tuple(f"{key}: {there} there, {here} here" for key, there, here in rows)
+        notes = model_notes(self.model, model)
         try:
             transplant = Transplant.plan(
                 self.shapes, target, axes, known=self.known, size=size, first_position=model.first_position
@@ -267,12 +270,21 @@ class Beginning:
         begins = f"Begins with the weights of {self.source.folder}{step}: {self.transplant}"
         return "; ".join([begins, *unsure, *self.notes])
 
+    def recorded(self, own: "Provenance") -> tuple["Provenance", list[str]]:
+        """The record of the run, and that of the batches it has seen: none."""
+        return dataclasses.replace(own, begun_with=self.about), []
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Which weights these are: {'folder', 'step', 'sha256'}."""
+        source = self.source
+        return {"folder": str(source.folder.absolute()), "step": source.step, "sha256": source.sha256}
+
     def record(self, workdir: Path) -> None:
         """Writes into the workdir of the run which weights these are, and how they make a vector of a text."""
         source = self.source
-        what = {"folder": str(source.folder.absolute()), "step": source.step, "sha256": source.sha256}
         with disk_errors(workdir):
-            (workdir / BEGINS).write_text(json.dumps(what, indent=1) + "\n")
+            (workdir / BEGINS).write_text(json.dumps(self.about, indent=1) + "\n")
             if (source.folder / POOLING).is_file():
                 shutil.copyfile(source.folder / POOLING, workdir / POOLING)
 
@@ -291,26 +303,25 @@ FREE = (
 )
 
 
+def model_notes(there: TextModelConfig, here: TextModelConfig) -> tuple[str, ...]:
+    """A line for each field in which two bodies mean their weights otherwise."""
+    rows = [row for row in config_lib.differences(there, here) if row[0] not in FREE]
+    return tuple(f"{f'model.{key}'.strip('.')}: {one} there, {other} here" for key, one, other in rows)
+
+
 def _workdir(folder: Path, tokenizer: Tokenizer) -> Source:
     experiment = config_lib.from_json(read_config(folder))
     if not hasattr(experiment, "objective"):
         raise UserError(f"init_from={folder}: its {CONFIG} is of a {type(experiment).__name__}, not of a run")
-    own = folder / TOKENIZER
-    corpus = None if own.is_dir() else Path(experiment.data.corpus.path).expanduser() / METADATA
-    compared = corpus is None or corpus.is_file()
-    if corpus is None:
-        _check_tokenizer(folder, own, open_tokenizer(own).hash, tokenizer)
-    elif compared:
-        _check_tokenizer(folder, corpus.parent, json.loads(corpus.read_text())["tokenizer"]["sha256"], tokenizer)
+    compared = check_tokenizer(f"init_from={folder}", folder, experiment, tokenizer)
     saved = Saved.find(folder / "checkpoints")
     field = "ema" if saved.shapes("ema") else "params"
     known, leaves = experiment.objective.vocabulary(tokenizer.vocab).size, saved.shapes(field)
     if not compared:
         table, padded = leaves["body"]["embed"]["tokens"].shape[0], experiment.model.padded_vocab(known)
         _check_count(folder, f"a table of {table} rows", f"one of {padded}", table == padded)
-    sha256 = hash_file(saved.folder / str(saved.step) / MANIFEST)
     read = lambda tree: saved.read(tree, field)
-    return Source(folder, experiment.model, leaves, known, compared, saved.step, sha256, read)
+    return Source(folder, experiment.model, leaves, known, compared, saved.step, saved.sha256, read)
 
 
 def _published(folder: Path, tokenizer: Tokenizer) -> Source:
@@ -318,7 +329,7 @@ def _published(folder: Path, tokenizer: Tokenizer) -> Source:
 
     compared = any((folder / name).exists() for name in TOKENIZERS)
     if compared:
-        _check_tokenizer(folder, folder, open_tokenizer(folder).hash, tokenizer)
+        _check_same(f"init_from={folder}", folder, open_tokenizer(folder).hash, tokenizer)
     found = look(folder)
     if not compared:
         ids = tokenizer.vocab.rows
@@ -333,10 +344,22 @@ def _published(folder: Path, tokenizer: Tokenizer) -> Source:
 TOKENIZERS = (*MAIN_FILES, "vocab.json", "vocab.txt")  # a published folder that has one of them has a tokenizer
 
 
-def _check_tokenizer(folder: Path, where: Path, there: str, here: Tokenizer) -> None:
+def check_tokenizer(name: str, folder: Path, experiment: "Experiment", tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer of the run in `folder` is known; then raises UserError where it is another."""
+    own = folder / TOKENIZER
+    if own.is_dir():
+        _check_same(name, own, open_tokenizer(own).hash, tokenizer)
+        return True
+    corpus = Path(experiment.data.corpus.path).expanduser() / METADATA
+    if corpus.is_file():
+        _check_same(name, corpus.parent, json.loads(corpus.read_text())["tokenizer"]["sha256"], tokenizer)
+    return corpus.is_file()
+
+
+def _check_same(name: str, where: Path, there: str, here: Tokenizer) -> None:
     if there != here.hash:
         raise UserError(
-            f"init_from={folder} was trained with the tokenizer in {where}, and the corpus is prepared with another, "
+            f"{name} was trained with the tokenizer in {where}, and the corpus is prepared with another, "
             f"{here.path}: prepare one with (data.corpus.)tokenizer=Imported (data.corpus.)tokenizer.path={where}"
         )
 
