@@ -199,7 +199,7 @@ def not_measured(comparison: Comparison, measured: Mapping[str, Measured]) -> di
     return {
         name: experiment
         for name, experiment in wanted.items()
-        if name not in measured or measured[name].sha256 != _sha256(experiment)
+        if name not in measured or measured[name].sha256 != digest(experiment)
     }
 
 
@@ -229,8 +229,8 @@ def measure(comparison: Comparison, workdir: Path) -> None:
 def _still(comparison: Comparison, name: str, measured: Measured) -> bool:
     """Whether it is of an arm as it is now; those of arms that are gone are kept, they may come back."""
     if name not in [arm.name for arm in comparison.arms]:
-        return name != BASE or measured.sha256 == _sha256(comparison.base)
-    return measured.sha256 == _sha256(comparison.changed(comparison.arm(name)))
+        return name != BASE or measured.sha256 == digest(comparison.base)
+    return measured.sha256 == digest(comparison.changed(comparison.arm(name)))
 
 
 def _measured(experiments: Mapping[str, Experiment]) -> dict[str, Measured]:
@@ -266,7 +266,7 @@ class _Timed:
     def result(self, experiment: Experiment) -> Measured:
         flops = [_compiled_flops(self._run, start) for start in self._starts]
         seconds = [statistics.median(found) for found in self._seconds]
-        return Measured(_sha256(experiment), count(self._run.learner.params_shape), tuple(flops), tuple(seconds))
+        return Measured(digest(experiment), count(self._run.learner.params_shape), tuple(flops), tuple(seconds))
 
 
 def _compiled_flops(run: Run, start: int) -> float | None:
@@ -284,5 +284,6 @@ def _compiled_flops(run: Run, start: int) -> float | None:
     return flops * jax.device_count() if flops and flops > 0 else None
 
 
-def _sha256(experiment: Experiment) -> str:
+def digest(experiment: Experiment) -> str:
+    """Of its config, SHA-256."""
     return hashlib.sha256(to_json(experiment).encode()).hexdigest()

@@ -109,11 +109,13 @@ class Comparison(Config):
         while chain[-1].after is not None:
             parent = self.arm(chain[-1].after)
             if parent in chain:
-                raise ValueError(f"arm {arm.name} goes on from itself: {' after '.join(a.name for a in chain)}")
-            if parent.after is not None and not parent.at < chain[-1].at:
-                raise ValueError(f"arm {chain[-1].name} leaves {parent.name} at {chain[-1].at}, before that has begun")
+                raise ValueError(
+                    f"arm {arm.name} goes on from itself: {' after '.join(a.name for a in [*chain, parent])}"
+                )
             chain.append(parent)
         parent = chain[1]
+        if parent.after is not None and not parent.at < arm.at:
+            raise ValueError(f"arm {arm.name} leaves {parent.name} at {arm.at}, before that has begun, at {parent.at}")
         if not arm.at <= parent.budget:
             raise ValueError(f"arm {arm.name}: at={arm.at} is behind the end of {parent.name} at {parent.budget}")
         if missing := set(self.seeds_of(arm)) - set(self.seeds_of(parent)):
