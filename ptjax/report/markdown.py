@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ptjax.report.comparison.contents import Contents
+from ptjax.report.comparison.contents import UNITS, Contents
 from ptjax.report.comparison.curves import edge_words
 from ptjax.report.comparison.spent import (
     COLUMNS,
@@ -15,6 +15,7 @@ from ptjax.report.comparison.spent import (
     proven_words,
     seconds,
     short,
+    spent,
     status_words,
     terms,
 )
@@ -26,7 +27,7 @@ from ptjax.report.comparison.words import (
     metric_words,
     verdict,
 )
-from ptjax.report.figures import NONE, count, duration, plain, points, probability, rate
+from ptjax.report.figures import NONE, count, duration, plain, points, probability, rate, whole
 from ptjax.report.html import UNSPEAKABLE
 from ptjax.report.values import Interval
 
@@ -68,8 +69,7 @@ def prose(value: Any) -> str:
     value = _line(value)
     if ADDRESS.search(value):
         return code(value)
-    value = MARKUP.sub(lambda found: f"\\{found[0]}", value)
-    return OPENING.sub(lambda found: f"{found[1]}\\{found[2]}", value)
+    return OPENING.sub(lambda found: f"{found[1]}\\{found[2]}", _inline(value))
 
 
 def code(value: Any) -> str:
@@ -92,14 +92,12 @@ def _line(value: Any) -> str:
     return " ".join(UNSPEAKABLE.sub("\ufffd", str(value)).split())
 
 
+def _inline(value: str) -> str:
+    return MARKUP.sub(lambda found: f"\\{found[0]}", value).replace("\u00a0", " ")
+
+
 def _sentence(parts: Sequence[str]) -> str:
-    return "".join(f"**{prose(part)}**" if isinstance(part, Name) else _spaced(part) for part in parts).strip()
-
-
-def _spaced(part: str) -> str:
-    """Prose that keeps the spaces around it."""
-    begin, end = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :] if part.strip() else ""
-    return f"{begin}{prose(part)}{end}"
+    return "".join(f"**{prose(part)}**" if isinstance(part, Name) else _inline(part) for part in parts).strip()
 
 
 def _arms(made: Contents) -> list[str]:
@@ -130,7 +128,7 @@ def _scores(made: Contents) -> list[str]:
 
 
 def _measured(found: Interval, said=points) -> str:
-    return _spaced(f"{said(found.mean)}{interval(found, said)}") if found.mean is not None else NONE
+    return f"{said(found.mean)}{interval(found, said)}" if found.mean is not None else NONE
 
 
 def _differences(made: Contents) -> list[str]:
@@ -142,7 +140,7 @@ def _differences(made: Contents) -> list[str]:
         pair = f"{prose(d.a.name)} − {prose(d.b.name)}"
         told = NONE if d.mean is None else "no" if d.tie else "yes"
         paired = {True: "paired", False: "unpaired", None: NONE}[d.paired]
-        cells = [pair, f"{points(d.mean, True)}{_spaced(interval(d))}", _p(d.p), _p(d.holm), told, paired]
+        cells = [pair, f"{points(d.mean, True)}{interval(d)}", _p(d.p), _p(d.holm), told, paired]
         rows.append(cells)
         squares = []
         for name in names:
@@ -179,19 +177,23 @@ def _budget(made: Contents) -> list[str]:
     if not any(arm.budget for arm in made.arms):
         return []
     shares = any(arm.share not in (None, 1.0) for arm in made.arms)
-    totals = [f"**{name.lower()}** (matched)" if key == made.match else name.lower() for key, name in COLUMNS.items()]
-    totals = [name.replace("flops", "FLOPs") for name in totals]
-    columns = ["arm", "predictions a step", *(["multiple"] if shares else []), "steps", *totals]
-    columns += ["predicted of 100", "FLOPs a step", "compiled", "s a step", "parameters"]
-    rows = []
+    words = {key: UNITS[key] for key in COLUMNS}
+    totals = [f"{word} (matched)" if key == made.match else word for key, word in words.items()]
+    runs, steps = [], []
     for arm in made.arms:
-        spent, step = arm.budget, arm.step
-        cells = [prose(arm.name), prose(terms(arm)), *([multiple(arm)] if shares else []), count(spent.get("steps"))]
-        cells += [(duration if key == "seconds" else count)(spent.get(key)) for key in COLUMNS]
-        cells += [NONE if arm.predicted is None else f"{arm.predicted:.1f}"]
-        cells += [count(step.get("flops")), count(step.get("flops_compiled")), plain(step.get("seconds"))]
-        rows.append([*cells, count(spent.get("parameters"))])
-    return [prose(budget_words(made)), table(columns, rows, 2)]
+        shown = {k: f"**{v}**" if k == made.match else v for k, v in spent(arm).items()}
+        cells = [prose(arm.name), *([multiple(arm)] if shares else []), whole(arm.budget.get("steps"))]
+        runs.append([*cells, *shown.values(), count(arm.budget.get("parameters"))])
+        step = arm.step
+        cells = [prose(arm.name), prose(arm.objective) or NONE, prose(terms(arm)), whole(step.get("tokens"))]
+        cells.append(NONE if arm.predicted is None else f"{arm.predicted:.1f}")
+        cells += [count(step.get("flops"), 3), count(step.get("flops_compiled"), 3), plain(step.get("seconds"))]
+        steps.append(cells)
+    return [
+        prose(budget_words(made)),
+        table(("a run", *(["multiple"] if shares else []), "steps", *totals, "parameters"), runs),
+        table(("a step", "objective", "predicts", "tokens", "of 100", "FLOPs", "compiled", "seconds"), steps, 3),
+    ]
 
 
 def _rates(made: Contents) -> list[str]:
@@ -217,10 +219,12 @@ def _rates(made: Contents) -> list[str]:
 def _scaling(made: Contents) -> list[str]:
     rows = []
     for fit in made.fits:
-        slope = f"{plain(fit.slope.mean, True)}{_spaced(interval(fit.slope, plain))}"
+        said, unit = (points, " points") if fit.y == "score" else (plain, "")
+        slope = f"{said(fit.slope.mean, True)}{unit}{interval(fit.slope, said)}"
         r2 = NONE if fit.r2 is None else f"{fit.r2:.2f}"
         rows.append([prose(fit.curve), prose(fit.form), slope, _p(fit.p), r2, str(len(fit.points))])
-    return [table(("curve", "form", "slope", "p", "R²", "runs"), rows, 2)] if rows else []
+    words = "Of a score, what ten times the FLOPs add; of a loss, the exponent. So few sizes fit many laws."
+    return [words, table(("curve", "form", "slope", "p", "R²", "runs"), rows, 2)] if rows else []
 
 
 def _configs(made: Contents) -> list[str]:
@@ -254,8 +258,8 @@ def _failed(made: Contents) -> list[str]:
 
 def _foot(made: Contents) -> str:
     words = (
-        f"Intervals are {made.percent}, over examples and seeds; few seeds make them wide. Not to be told apart is "
-        "not to be equal. Small models say little about large ones."
+        f"Intervals are {made.percent}, over pre-training seeds (Student's t, wide for few) and examples. Arms that "
+        "cannot be told apart need not be equal. A comparison of small models says little about large ones."
     )
     versions = [f"{k} {made.made[k]}" for k in ("ptjax", "jax", "python") if made.made.get(k)]
     versions += [str(made.made["date"])[:10]] if made.made.get("date") else []

@@ -23,10 +23,10 @@ def curves(made: Contents) -> Html | None:
         return None
     words = (
         f"On validation, a line a seed, over {made.unit} spent. One chart a question: what is asked of different "
-        "objectives is unlike, so that their losses on one axis would compare nothing. The first tenth, in which all "
-        "fall fast, is left out."
+        "objectives is unlike, so that their losses on one axis would compare nothing. What lies in the first tenth, "
+        "where all fall fast, is left out."
     )
-    return element("div", element("p", words, class_="note"), element("div", *panels, class_="panels wide"))
+    return element("div", element("p", words, class_="note"), element("div", *panels, class_="panels"))
 
 
 def _curve(q: Question, unit: str, most: int) -> Html | None:
@@ -69,20 +69,21 @@ def learning_rates(made: Contents) -> Html | None:
             lines.append(_over(arm, {k: [100 * v for v in values] for k, values in means.items()}))
     if lines:
         picture = chart(lines, "score over learning rates", _multiples(rates), **POINTS_AXIS)
-        words = element("p", "score, over multiples of each arm's peak rate", class_="about")
+        words = element("p", "score on validation", class_="about")
         keys = legend([line.series for line in lines])
         panels.append(element("article", element("h3", "All arms"), words, keys, picture, class_="panel"))
     by = "its own validation loss" if made.select == "loss" else "the suite's score on validation"
     words = (
-        f"The same multiples of each arm's peak rate; a ring around the one selected by {by}. Losses have a chart an "
-        "arm, since those of unlike objectives do not compare; scores share one."
+        f"The same multiples of each arm's peak rate, tried with one seed; a ring around the one selected by {by}. "
+        "Losses have a chart an arm, since those of unlike objectives do not compare; scores share one."
     )
     return element("div", element("p", words, class_="note"), *warned, element("div", *panels, class_="panels"))
 
 
 def edge_words(made: Contents) -> list[str]:
     return [
-        f"{arm.name}: {rate(arm.rates.peak)}, which was selected, is at the edge of the grid: a better may lie beyond"
+        f"{arm.name}: the selected rate, {rate(arm.rates.peak)}, is at the edge of the grid, and a better one may lie "
+        "beyond it."
         for arm in made.arms
         if arm.rates.edge
     ]
@@ -92,7 +93,7 @@ def _loss(arm: Arm) -> Html:
     means = arm.rates.means("loss")
     picture = chart([_over(arm, means)], f"{arm.name}: loss over learning rates", _multiples(set(means)))
     selected = f"; selected {rate(arm.rates.peak)}" if arm.rates.peak is not None else ""
-    words = element("p", f"validation loss, over multiples of its peak rate{selected}", class_="about")
+    words = element("p", f"validation loss{selected}", class_="about")
     return element("article", element("h3", arm.series.key()), words, picture, class_="panel")
 
 
@@ -115,23 +116,25 @@ def scaling(made: Contents) -> Html | None:
     columns = [
         Column("Curve", "ascending", kind="name"),
         Column("Of", "ascending", kind="word"),
-        Column("Slope", about="As the form says"),
+        Column("Slope", about="Points for ten times the FLOPs, or an exponent"),
         Column("p", "ascending", about="That the slope is 0"),
         Column("R²"),
         Column("Form", "ascending", kind="word"),
     ]
     rows = []
     for fit in made.fits:
-        s = fit.slope
-        around = interval(s, plain).strip(" []").replace(", ", " to ")
-        slope = element("span", plain(s.mean, True), class_="mean"), around and element("span", around, class_="sub")
+        s, said = fit.slope, points if fit.y == "score" else plain
+        around = interval(s, said).strip(" []").replace(", ", " to ")
+        slope = element("span", said(s.mean, True), class_="mean"), around and element("span", around, class_="sub")
         p = probability(fit.p).removeprefix("p\u00a0=\u00a0").removeprefix("p\u00a0") or NONE
         cells = [Cell(fit.curve, fit.curve), Cell(metric_words(fit.y), fit.y), Cell(slope, s.mean), Cell(p, fit.p)]
         cells += [Cell(NONE if fit.r2 is None else f"{fit.r2:.2f}", fit.r2), Cell(fit.form or NONE, fit.form, "prose")]
         rows.append(({}, cells))
     words = (
         f"Arms of one curve over the FLOPs that they spent, a dot a run, with the fitted line and its {made.percent} "
-        "band. Over so few sizes the form of the line is assumed, not tested: it says nothing of sizes beyond."
+        "band. The slope is, of a score, the points that ten times the FLOPs add; of a loss, the exponent. Its t has "
+        "as many degrees of freedom as there are sizes, less 2. So few sizes fit many laws: the form is assumed, not "
+        "tested, and says nothing of sizes outside."
     )
     note = element("p", words, class_="note")
     return element("div", note, element("div", *panels, class_="panels"), table("Slopes", columns, rows))
@@ -149,9 +152,7 @@ def _fit(fit: Fit, percent: str) -> Html:
     across = [x for line in lines for x, _ in line.places()]
     axis = POINTS_AXIS if unit == 100 else {}
     picture = chart(lines, f"{fit.curve}: {metric_words(fit.y)} over FLOPs", _powers(min(across), max(across)), **axis)
-    said = points if unit == 100 else plain
-    words = f"{metric_words(fit.y)} over FLOPs; {said(fit.points[0][2])} to {said(fit.points[-1][2])}"
-    about = element("p", words, class_="about")
+    about = element("p", f"{metric_words(fit.y)} over FLOPs of a run", class_="about")
     return element("article", element("h3", fit.curve), about, legend(list(of_arm)), picture, class_="panel")
 
 

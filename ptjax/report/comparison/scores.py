@@ -1,5 +1,7 @@
 """Scores of arms, and the differences between them."""
 
+import statistics
+
 from ptjax.report.comparison.contents import Arm, Contents, Difference, TaskDifference
 from ptjax.report.comparison.words import interval, metric_words
 from ptjax.report.figures import NONE, plain, points, probability
@@ -8,6 +10,8 @@ from ptjax.report.panels import task_panels
 from ptjax.report.scale import Scale
 from ptjax.report.svg import track
 from ptjax.report.table import Cell, Column, barred, table
+
+LOWER = "On validation, at the end of pre-training; lower is better"
 
 
 def scores(made: Contents) -> Html:
@@ -18,39 +22,34 @@ def scores(made: Contents) -> Html:
     columns = [Column("Arm", "ascending", kind="name")]
     if made.tasks:
         columns.append(Column("Score", about="Mean of the tasks' headline metrics, points of 100"))
-    columns += [Column(task.name, about=f"{task.metric}: mean, and the values of seeds") for task in made.tasks]
-    columns += [
-        Column(metric_words(m).capitalize(), "ascending", about="On validation, lower is better") for m in metrics
-    ]
+    asked = ", own question" if len(made.objectives) > 1 else ""
+    columns += [Column(f"{metric_words(m).capitalize()}{asked}", "ascending", about=LOWER) for m in metrics]
+    columns += [Column(task.name, about=f"{task.metric}: mean, and spread over seeds") for task in made.tasks]
     shown = [v for arm in made.arms for v in (arm.score.mean, arm.score.low, arm.score.high) if v is not None]
     scale = Scale.around([100 * v for v in shown], least=5.0, limit=100.0)
     best = {t.name: max((m for _, m in _means(made, t.name)), default=None) for t in made.tasks}
     rows = []
     for arm in made.arms:
-        cells = [Cell(arm.series.who(arm.about or None), arm.name)]
+        words = " · ".join(w for w in (arm.objective, arm.about) if w)
+        cells = [Cell(arm.series.who(words or None), arm.name)]
         if made.tasks:
             cells.append(barred(arm.series, arm.score, scale, made.percent))
+        cells += [_validated(arm, metric) for metric in metrics]
         for task in made.tasks:
             r = arm.results.get(task.name)
             if r is None or r.mean is None:
                 cells.append(Cell(element("span", NONE, class_="mean"), None, "task missing"))
                 continue
-            spread = f"{points(min(r.seeds))} to {points(max(r.seeds))}" if len(r.seeds) > 1 else None
+            spread = f"±\u00a0{points(statistics.stdev(r.seeds))}" if len(r.seeds) > 1 else None
             figures = element("span", points(r.mean), class_="mean"), spread and element("span", spread, class_="sub")
             cells.append(Cell(figures, r.mean, "task best" if r.mean == best[task.name] else "task"))
-        for metric in metrics:
-            cells.append(_validated(arm, metric, len(made.objectives) > 1))
         rows.append((arm.series.attributes, cells))
-    words = []
+    notes = []
     if made.tasks:
-        words.append(
-            f"Points of 100. Scores with {made.percent} intervals; tasks with the lowest and the highest seed."
-        )
-    if metrics:
-        words.append("Validation at the end of pre-training is told with what it asked.")
-        if len(made.objectives) > 1:
-            words.append("Values of unlike questions do not compare.")
-    return element("div", element("p", " ".join(words), class_="note"), table("Scores", columns, rows, "standings"))
+        notes.append(f"Points of 100. Scores with {made.percent} intervals; tasks with their spread over seeds.")
+    if metrics and len(made.objectives) > 1:
+        notes.append("Validation is on what each arm's own objective asks: values of unlike questions do not compare.")
+    return element("div", element("p", " ".join(notes), class_="note"), table("Scores", columns, rows, "standings"))
 
 
 def _means(made: Contents, task: str) -> list[tuple[Arm, float]]:
@@ -58,13 +57,15 @@ def _means(made: Contents, task: str) -> list[tuple[Arm, float]]:
     return [(arm, mean) for arm, mean in found if mean is not None]
 
 
-def _validated(arm: Arm, metric: str, several: bool) -> Cell:
+def _validated(arm: Arm, metric: str) -> Cell:
     if arm.metric != metric or arm.pretraining.mean is None:
         return Cell(NONE, None, "missing")
-    inside = [element("span", plain(arm.pretraining.mean), class_="mean")]
     around = interval(arm.pretraining, plain).strip(" []").replace(", ", " to ")
-    inside += [element("span", words, class_="sub") for words in (around, several and arm.objective) if words]
-    return Cell(inside, arm.pretraining.mean)
+    figures = (
+        element("span", plain(arm.pretraining.mean), class_="mean"),
+        around and element("span", around, class_="sub"),
+    )
+    return Cell(figures, arm.pretraining.mean)
 
 
 def differences(made: Contents) -> Html | None:

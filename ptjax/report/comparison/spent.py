@@ -4,7 +4,7 @@ import re
 
 from ptjax.report.comparison.contents import Arm, Contents
 from ptjax.report.comparison.words import after_words, budget_words
-from ptjax.report.figures import NONE, count, duration, number, plain
+from ptjax.report.figures import NONE, count, duration, number, plain, whole
 from ptjax.report.html import Html, element
 from ptjax.report.series import Series
 from ptjax.report.table import Cell, Column, table
@@ -17,6 +17,7 @@ MEANINGS = {
     "allowed": "differs, and is allowed to",
     "shown": "only shown",
 }
+OF_AMOUNT = "Of the amount that the comparison gives"
 COLUMNS = {"tokens": "Tokens", "predicted_tokens": "Predicted tokens", "flops": "FLOPs", "seconds": "Seconds"}
 
 
@@ -76,47 +77,69 @@ def _group(arms: list[str], value: str, series: dict[str, Series], all_arms: int
     if len(arms) == all_arms > 1:
         return element("span", hashed, f" all {all_arms} arms", class_="group")
     known = [series.get(name, Series(None, name)).key() for name in arms]
-    return element("span", hashed, " ", *known, class_="group")
+    return element("span", hashed, " ", element("span", *known, class_="keys"), class_="group")
 
 
 def budget(made: Contents) -> Html | None:
-    """A row an arm: what one of its runs spends, what a step of it spends, and the matched column marked."""
+    """Two tables: what a run of each arm spends, the matched column marked, and what a step of it does."""
     if not any(arm.budget for arm in made.arms):
         return None
+    note = element("p", f"{budget_words(made)} The matched column is marked by = and a band.", class_="note")
+    about = (
+        "Predictions that the objective asks for, by term of the loss; FLOPs of matrix products, and of all that XLA "
+    )
+    steps = element("p", f"{about} compiles, whose count may leave out custom kernels.", class_="note apart")
+    return element("div", note, _runs(made), steps, _steps(made))
+
+
+def _runs(made: Contents) -> Html:
     shares = any(arm.share not in (None, 1.0) for arm in made.arms)
-    kinds = ["is-matched" if key == made.match else None for key in COLUMNS]
-    columns = [Column("Arm", "ascending", kind="name")]
-    columns += [Column("Multiple", about="Of the comparison's amount")] if shares else []
+    columns = [Column("A run", "ascending", kind="name"), *([Column("Multiple", about=OF_AMOUNT)] if shares else [])]
     columns += [Column("Steps")]
     columns += [
         Column(f"= {name}" if key == made.match else name, about="Matched" if key == made.match else None)
         for key, name in COLUMNS.items()
     ]
-    columns += [
-        Column("Predicted of 100", about="Tokens predicted, of a hundred read"),
-        Column("Predictions a step", kind="word", about="By term of the loss"),
-        Column("FLOPs a step", about="By formula"),
-        Column("compiled", about="FLOPs a step, counted by the compiler"),
-        Column("Seconds a step"),
-        Column("Parameters"),
-    ]
     rows = []
     for arm in made.arms:
         cells = [Cell(arm.series.who(after_words(arm) or None), arm.name)]
         cells += [Cell(multiple(arm), arm.share)] if shares else []
-        cells.append(Cell(count(arm.budget.get("steps")), arm.budget.get("steps")))
-        for key, kind in zip(COLUMNS, kinds):
-            said = duration if key == "seconds" else count
-            cells.append(Cell(said(arm.budget.get(key)), arm.budget.get(key), kind))
-        of_hundred = NONE if arm.predicted is None else f"{arm.predicted:.1f}"
-        step = arm.step
-        cells += [Cell(of_hundred, arm.predicted), Cell(terms(arm), terms(arm), "prose")]
-        cells += [Cell(count(step.get(key)), step.get(key)) for key in ("flops", "flops_compiled")]
-        cells += [Cell(plain(step.get("seconds")), step.get("seconds"))]
-        cells += [Cell(count(arm.budget.get("parameters")), arm.budget.get("parameters"))]
+        cells.append(Cell(whole(arm.budget.get("steps")), arm.budget.get("steps")))
+        for key, value in spent(arm).items():
+            cells.append(Cell(value, arm.budget.get(key), "is-matched" if key == made.match else None))
+        cells.append(Cell(count(arm.budget.get("parameters")), arm.budget.get("parameters")))
         rows.append((arm.series.attributes, cells))
-    words = f"{budget_words(made)} The matched column is marked by = and a band."
-    return element("div", element("p", words, class_="note"), table("What a run of each arm spends", columns, rows))
+    return table("What a run of each arm spends", [*columns, Column("Parameters")], rows)
+
+
+def spent(arm: Arm) -> dict[str, str]:
+    """What a run of it spends, by what could be matched."""
+    return {
+        key: duration(arm.budget.get(key)) if key == "seconds" else count(arm.budget.get(key), 3) for key in COLUMNS
+    }
+
+
+def _steps(made: Contents) -> Html:
+    columns = [
+        Column("A step", "ascending", kind="name"),
+        Column("Objective", "ascending", kind="word"),
+        Column("Tokens"),
+        Column("Predicted", about="Tokens that the objective asks for"),
+        Column("Of 100 tokens", about="Tokens predicted, of a hundred read"),
+        Column("By term", "ascending", kind="word", about="Predictions by term of the loss"),
+        Column("FLOPs", about="By the formula that counts matrix products"),
+        Column("Compiled", about="FLOPs as the compiler counts them"),
+        Column("Seconds", about="Measured on this machine"),
+    ]
+    rows = []
+    for arm in made.arms:
+        step, of_hundred = arm.step, NONE if arm.predicted is None else f"{arm.predicted:.1f}"
+        cells = [Cell(arm.series.who(), arm.name), Cell(arm.objective or NONE, arm.objective, "prose")]
+        cells += [Cell(whole(step.get(key)), step.get(key)) for key in ("tokens", "predicted_tokens")]
+        cells += [Cell(of_hundred, arm.predicted), Cell(terms(arm), terms(arm), "prose")]
+        cells += [Cell(count(step.get(key), 3), step.get(key)) for key in ("flops", "flops_compiled")]
+        rows.append((arm.series.attributes, [*cells, Cell(plain(step.get("seconds")), step.get("seconds"))]))
+    return table("What a step of each arm spends", columns, rows)
 
 
 def multiple(arm: Arm) -> str:
@@ -126,7 +149,7 @@ def multiple(arm: Arm) -> str:
 def terms(arm: Arm) -> str:
     """Predictions a step by term of the loss."""
     found = mapping(arm.budget.get("terms"))
-    return ", ".join(f"{name}\u00a0{count(n)}" for name, n in found.items()) or NONE
+    return ", ".join(f"{name}\u00a0{whole(n)}" for name, n in found.items()) or NONE
 
 
 COSTS = ("pretraining_flops", "tuning_flops", "pretraining_seconds", "tuning_seconds")
@@ -168,4 +191,4 @@ def cost_words(made: Contents) -> str:
     time = sum(seconds(arm) or 0.0 for arm in made.arms)
     flops = total("pretraining_flops") + total("tuning_flops")
     words = f"In all {count(total('runs'))} pre-trainings, {duration(time)} and {count(flops)} FLOPs"
-    return f"{words}, those of rates that were not selected and of failed seeds included."
+    return f"{words}, those of rates that were not selected included."

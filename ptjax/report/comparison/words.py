@@ -1,9 +1,10 @@
 """What a comparison found, in sentences that the page and the Markdown share."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 from ptjax.report.comparison.contents import Arm, Contents, Difference
-from ptjax.report.figures import NONE, count, plain, points, probability
+from ptjax.report.figures import NONE, count, duration, plain, points, probability
 from ptjax.report.values import Interval, is_count
 
 FEW = 5  # seeds, below which an interval is said to rest on few
@@ -20,100 +21,110 @@ Sentence = list[str]  # and names
 
 def verdict(made: Contents) -> Sentence:
     """Which arms differ by more than noise and which do not; what that rests on; what is left to do."""
-    return [*_found(made), *_rests_on(made), *_left(made)]
-
-
-def _found(made: Contents) -> Sentence:
-    measured = [d.turned() for d in made.differences if d.mean is not None]
     if not made.arms:
         return ["There are no arms to compare."]
+    measured = [d.turned() for d in made.differences if d.mean is not None]
     if measured:
-        return _clauses(measured, made)
-    if made.ranked:
-        best = made.ranked[0]
-        scores = [Name(best.name), f" scores {points(best.score.mean)}{interval(best.score)}"]
-        if len(made.arms) == 1:
-            return [*scores, f" on average over {_tasks(made)}; it is the only arm, so there is nothing to compare. "]
-        rest = ", ".join(f"{arm.name} {points(arm.score.mean)}" for arm in made.ranked[1:])
-        return [*scores, f"; {rest}" * bool(rest), "; their differences are not known. "]
-    if made.suite is not None:
-        return [f"No arm has a result on all of {_tasks(made)} yet. "]
-    return _pretraining(made)
-
-
-def _clauses(pairs: Sequence[Difference], made: Contents) -> Sentence:
-    apart = sorted((d for d in pairs if not d.tie), key=lambda d: -d.mean)
-    ties = [d for d in pairs if d.tie]
-    clauses: list[Sentence] = []
-    for d in apart[:SHOWN]:
-        words = f" by {points(d.mean)} points{interval(d)}"
-        doubt = d.holm is not None and d.p is not None and d.p < 1 - made.confidence <= d.holm
-        doubt = f", though {probability(d.holm)} once adjusted for {len(pairs)} pairs" if doubt else ""
-        clauses.append([Name(d.a.name), " leads ", Name(d.b.name), words, _p(d), doubt])
-    if len(apart) > SHOWN:
-        clauses.append([f"{len(apart) - SHOWN} more pairs differ"])
-    if len(ties) > SHOWN or not apart and len(ties) > 1:
-        largest = max(ties, key=lambda d: d.mean)
-        many = "no two arms" if not apart else f"{len(ties)} pairs"
-        far = [Name(largest.a.name), " over ", Name(largest.b.name), f" by {points(largest.mean)} points"]
-        verb = "can be told apart" if not apart else "cannot be told apart"
-        clauses.append([f"{many} {verb}, the widest gap being ", *far, interval(largest), _p(largest)])
+        found = [*_joined(_apart(measured, made) + _ties(measured)), ". ", *_rests_on(measured, made)]
     else:
-        for d in ties:
-            far = [f", {points(d.mean)} points{interval(d)}{_p(d)} between them"] if not apart else []
-            clauses.append([Name(d.a.name), " and ", Name(d.b.name), " cannot be told apart", *far])
-    joined = [part for k, clause in enumerate(clauses) for part in (["; "] * (k > 0) + clause)]
-    if not isinstance(joined[0], Name):
-        joined[0] = joined[0][:1].upper() + joined[0][1:]
-    return [*(part for part in joined if part), f", on average over {_tasks(made)}. "]
+        found = _scores(made) if made.ranked or made.suite is not None else _pretraining(made)
+    return [*found, *_left(made)]
+
+
+def _apart(pairs: Sequence[Difference], made: Contents) -> list[Sentence]:
+    """A clause for each arm that leads: whom, and by how much."""
+    apart = sorted((d for d in pairs if not d.tie), key=lambda d: -d.mean)
+    places = {arm.name: place for place, arm in enumerate(made.ranked)}
+    shown = sorted(apart[:SHOWN], key=lambda d: places.get(d.a.name, 0))
+    clauses = []
+    for leader, behind in itertools.groupby(shown, key=lambda d: d.a.name):
+        clause: Sentence = [Name(leader), " leads "]
+        for k, d in enumerate(behind):
+            clause += [" and "] * (k > 0) + [Name(d.b.name), f" by {_far(d)}"]
+            if d.holm is not None and d.p is not None and d.p <= 1 - made.confidence < d.holm:
+                clause.append(f" (though {probability(d.holm)} once adjusted for {len(pairs)} pairs)")
+        clauses.append(clause)
+    more = len(apart) - len(shown)
+    return clauses + ([[f"{more} more pair{'s differ' if more > 1 else ' differs'}"]] if more else [])
+
+
+def _ties(pairs: Sequence[Difference]) -> list[Sentence]:
+    """Pairs that cannot be told apart, where they are few; else the widest of them."""
+    ties = [d for d in pairs if d.tie]
+    alone = len(ties) == len(pairs)
+    if len(ties) > SHOWN or alone and len(ties) > 1:
+        widest = max(ties, key=lambda d: d.mean)
+        many = "No two arms can be told apart" if alone else f"{len(ties)} pairs cannot be told apart"
+        gap = [", the widest gap being ", Name(widest.a.name), " over ", Name(widest.b.name), f" by {_far(widest)}"]
+        return [[many, *gap]]
+    gaps = [[f": {_far(d)} between them"] if alone else [] for d in ties]
+    return [[Name(d.a.name), " and ", Name(d.b.name), " cannot be told apart", *gap] for d, gap in zip(ties, gaps)]
+
+
+def _far(d: Difference) -> str:
+    p = probability(d.p)
+    return f"{points(d.mean)} points{interval(d)}{f', {p}' * bool(p)}"
+
+
+def _joined(clauses: Sequence[Sentence]) -> Sentence:
+    return [part for k, clause in enumerate(clauses) for part in (["; "] * (k > 0) + clause)]
+
+
+def _rests_on(measured: Sequence[Difference], made: Contents) -> Sentence:
+    counts = [int(n) for d in measured for n in d.seeds]
+    words = f"Scores are means over {_tasks(made)}"
+    if not counts:
+        return [f"{words}. "]
+    few, many = min(counts), max(counts)
+    if many == 1:
+        return [f"{words}, of one seed an arm: nothing here says what another seed would change. "]
+    between = f"{few}" if few == many else f"{few} to {many}"
+    return [f"{words}; the intervals rest on {between} seeds an arm{', which are few' * (few < FEW)}. "]
+
+
+def _scores(made: Contents) -> Sentence:
+    """Where there is no difference yet."""
+    if not made.ranked:
+        return [f"No arm has a result on all of {_tasks(made)} yet. "]
+    said = [[Name(arm.name), f" scores {points(arm.score.mean)}{interval(arm.score)}"] for arm in made.ranked[:SHOWN]]
+    if len(made.arms) == 1:
+        rest = f" on average over {_tasks(made)}. It is the only arm: there is nothing to compare it with. "
+    else:
+        rest = f" on average over {_tasks(made)}; no difference is known yet. "
+    return [*_joined(said), rest]
 
 
 def _pretraining(made: Contents) -> Sentence:
-    """Where there is no suite: values that validation gave, of arms that were asked the same."""
+    """Where there is no suite: values that validation gave."""
     known = [arm for arm in made.arms if arm.pretraining.mean is not None]
     if not known:
         return ["There is no suite, and no run is done yet. "]
     same = len({(arm.objective, arm.metric) for arm in known}) == 1
     said = [
-        [Name(arm.name), f" has {value(arm.pretraining.mean)}{interval(arm.pretraining, value)}"] for arm in known[:6]
+        [Name(arm.name), f" has {plain(arm.pretraining.mean)}{interval(arm.pretraining, plain)}"]
+        for arm in known[: 2 * SHOWN]
     ]
-    if len(known) > len(said):
-        said.append([f"{len(known) - len(said)} more are in the table"])
-    listed = [part for k, one in enumerate(said) for part in (["; "] * (k > 0) + one)]
-    words = metric_words(known[0].metric) if same else "validation, each by its own question, which do not compare"
-    return [f"There is no suite, so there are no scores. In {words}: ", *listed, ". "]
-
-
-def _rests_on(made: Contents) -> Sentence:
-    counts = [int(n) for d in made.differences if d.mean is not None for n in d.seeds]
-    if not counts or min(counts) >= FEW:
-        return []
-    few, many = min(counts), max(counts)
-    if many == 1:
-        return ["With one seed an arm, nothing here says how much another seed would change. "]
-    return [f"This rests on {few if few == many else f'{few} to {many}'} seeds an arm. "]
+    words = (
+        METRICS.get(known[0].metric, "validation") if same else "validation, where questions differ and do not compare"
+    )
+    return [f"There is no suite, so there are no scores. In {words}: ", *_joined(said), ". "]
 
 
 def _left(made: Contents) -> Sentence:
     left = [
-        f"{made.left[k]:,} {words if made.left[k] != 1 else words[:-1]}"
-        for k, words in (("runs", "pre-trainings"), ("cells", "fine-tunings"))
-        if is_count(made.left.get(k)) and made.left[k]
+        f"{made.left[key]:,} {word}{'s' * (made.left[key] != 1)}"
+        for key, word in (("runs", "pre-training"), ("cells", "fine-tuning"))
+        if is_count(made.left.get(key)) and made.left[key]
     ]
-    if made.complete or not made.arms:
-        return []
-    return [f"Incomplete: {' and '.join(left)} {'are' if left != ['1'] else 'is'} left." if left else "Incomplete."]
+    return (
+        [] if made.complete else [f"Incomplete: still to be done are {' and '.join(left)}." if left else "Incomplete."]
+    )
 
 
-def interval(around: Interval, said=points) -> str:
+def interval(around: Interval, said: Callable[[float | None], str] = points) -> str:
     """[low, high] with a space before it, where both are known."""
     low, high = around.low, around.high
     return "" if low is None or high is None else f" [{said(low)}, {said(high)}]"
-
-
-def value(number: float | None) -> str:
-    """Of a loss or of bits a byte."""
-    return plain(number)
 
 
 def metric_words(metric: str) -> str:
@@ -123,16 +134,23 @@ def metric_words(metric: str) -> str:
 def budget_words(made: Contents) -> str:
     """What is equal, and why the rest is not."""
     known = [arm for arm in made.arms if arm.predicted is not None]
-    amount = f"{count(made.amount)} {made.unit}" if made.amount is not None else f"the same amount of {made.unit}"
-    words = f"Arms are matched by {made.unit}: each spends {amount}"
-    words += ", or the multiple of it in its row. " if any(arm.share not in (None, 1.0) for arm in made.arms) else ". "
-    if len({round(arm.predicted, 1) for arm in known}) > 1:
-        each = ", ".join(f"{arm.name} {arm.predicted:.3g}" for arm in known)
-        words += f"Objectives ask unlike amounts: of 100 tokens that it reads, each arm predicts so many: {each}. "
-        words += (
-            "Each prediction is one term of a loss, so that what is equal here decides who learns from more of them."
-        )
-    return words
+    amount = f"{_amount(made)} " if made.amount is not None else "the same amount of "
+    words = f"Each arm spends {amount}{made.unit}"
+    words += (
+        ", or the multiple of that in its row. " if any(arm.share not in (None, 1.0) for arm in made.arms) else ". "
+    )
+    if len({f"{arm.predicted:.3g}" for arm in known}) > 1:
+        each = ", ".join(f"{arm.name} {arm.predicted:.3g}" for arm in known[:8])
+        words += f"Objectives ask unlike amounts of the same text: of 100 tokens that are read, they predict {each}. "
+        words += {
+            "tokens": "At equal tokens, who predicts fewer of them has fewer terms in its loss to learn from. ",
+            "predicted_tokens": "At equal predictions, who predicts fewer of a hundred tokens reads more text. ",
+        }.get(made.match, "Neither text nor predictions are equal where that is. ")
+    return words.strip()
+
+
+def _amount(made: Contents) -> str:
+    return duration(made.amount) + " in" if made.match == "seconds" else count(made.amount, 3)
 
 
 def after_words(arm: Arm) -> str:
@@ -143,11 +161,6 @@ def after_words(arm: Arm) -> str:
     place = f" from step {step:,}" if is_count(step) else ""
     part = f", {100 * share:g} % of the amount" if isinstance(share, float) and abs(share) < 1e9 else ""
     return f"after {arm.after.get('arm') or NONE}{place}{part}"
-
-
-def _p(d: Difference) -> str:
-    p = probability(d.p)
-    return f", {p}" if p else ""
 
 
 def _tasks(made: Contents) -> str:
@@ -165,26 +178,29 @@ def definitions(made: Contents) -> list[tuple[str, str]]:
         ),
         (
             "Interval",
-            f"{made.percent}, over examples and seeds together: {resamples} bootstrap resamples of the examples, and "
-            "Student's t over the seeds, of which there are few; with three, t is wide for a reason. It covers other "
-            "examples of the same kind and other seeds, not another corpus, size, budget or task.",
+            f"{made.percent}, over pre-training seeds and over the tasks' examples. Seeds: Student's t, which for "
+            "three of them is wide, because three cannot say how far such runs spread. Examples: what "
+            f"{resamples} bootstrap resamples do to all seeds alike. It covers other seeds and other examples of the "
+            "same kind, not another corpus, size, budget or task. Where there is one seed it is over examples alone: "
+            "it says which of two models is better, not which recipe.",
         ),
         (
             "Difference, told apart",
-            "Arm minus arm. Two arms cannot be told apart where the interval of their difference holds 0, which is not "
-            "the same as being equal.",
+            "Arm minus arm, of their scores. Two arms are told apart where the interval of their difference lacks 0. "
+            "Those that are not may still differ, by as much as the interval is wide.",
         ),
         (
             "p, p (Holm)",
-            "How often a difference this large comes about where there is none; adjusted by Holm for the number of "
-            "pairs shown. Differences by task are not adjusted: of twenty, one stands out by chance.",
+            "How often noise alone would make a difference as large, on either side; and the same adjusted for the "
+            "number of pairs, so that any false alarm among them is as rare as one (Holm, 1979). Differences by task "
+            "are not adjusted: of twenty where there is nothing, one is bold.",
         ),
         (
             "Paired",
-            "Runs of one seed saw the same documents in the same order and began with the same weights, as the hashes "
-            "say; their differences are taken seed by seed. It proves that nothing else differs than what is declared. "
-            "It does not prove that the declared change is the cause of all that follows from it, nor that both arms "
-            "are tuned as well as they could be.",
+            "Arms have the same seeds, and runs of one seed saw the same rows in the same order and began with the "
+            "same weights, as far as their configs agree: the hashes of what they recorded are equal. Differences are "
+            "then taken seed by seed. It proves that nothing differs but what is declared. It does not prove that each "
+            "arm is tuned as well as it could be, nor which part of a declared change makes the difference.",
         ),
         (
             "Budget",
@@ -194,8 +210,9 @@ def definitions(made: Contents) -> list[tuple[str, str]]:
         ),
         (
             "Curves",
-            "Losses of different objectives answer different questions, and the lower one is not the better one. Only "
-            "runs that were asked the same share a chart.",
+            "Losses of different objectives answer different questions, and the lower one is not the better one: a "
+            "masked token is told by both sides, the next one by the left alone. Only runs that were asked the same "
+            "share a chart.",
         ),
         (
             "Learning rate",
@@ -205,8 +222,8 @@ def definitions(made: Contents) -> list[tuple[str, str]]:
         ),
         (
             "Size",
-            "At the size of a laptop a result says little about large models: order and distance of methods change "
-            "with scale, and small models differ by how fast they learn more than by what they could learn.",
+            "A comparison at the size of a laptop says little about large models: what is ahead early in training, or "
+            "with few parameters, may not be ahead later. It is evidence about this size and this budget.",
         ),
         ("Bold", "The highest mean of its column, whether or not it can be told apart."),
     ]
