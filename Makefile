@@ -2,6 +2,8 @@
 # make test       the same .venv with test extras, whole suite; ARGS="tests/test_config.py -k hostile" picks some
 # make leaderboard  pre-trains two small models that differ in their objective, fine-tunes both on the standard
 #                 library's tasks and ranks them: about ten minutes; runs/leaderboard/leaderboard.html
+# make compare    masked against causal language modelling, paired: two arms, two seeds, four tasks, one report: about
+#                 ten minutes; runs/compare/comparison.html
 # make check-all  every objective on every body under all the laws: the table of docs/objectives.md; about an hour, goes on
 #                 where it stopped
 # make parity     into .venv-parity torch and transformers besides, and compares every family with them, both ways
@@ -10,7 +12,7 @@
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test leaderboard check-all parity clean python
+.PHONY: help pretrain test leaderboard compare check-all parity clean python
 
 NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -36,6 +38,9 @@ leaderboard: $(VENV)/installed-plot-tasks-$(VERSION)
 		objective=CausalLM
 	$(VENV)/bin/python -m experiments.leaderboard --config=configs/suites/stdlib.py --workdir=runs/leaderboard \
 		--submission=mlm=runs/stdlib_mlm --submission=causal=runs/stdlib_causal --jobs=2 $(ARGS)
+
+compare: $(VENV)/installed-plot-tasks-$(VERSION)
+	$(VENV)/bin/python -m experiments.compare --config=configs/compare/stdlib.py --workdir=runs/compare --jobs=2 $(ARGS)
 
 check-all: $(VENV)/installed-plot-test-$(VERSION)
 	$(VENV)/bin/python -m tests.contracts.check_all

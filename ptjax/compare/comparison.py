@@ -97,14 +97,15 @@ class Comparison(Config):
         if self.select == "score" and self.suite is None:
             raise ValueError("select=score asks for a suite to score on")
         for arm in self.arms:
+            if arm.after is not None and arm.after not in names:
+                raise ValueError(f"arm {arm.name}: after={arm.after}, but there is no such arm")
+        for arm in self.arms:
             self._check_branch(arm)
             self.changed(arm)
 
     def _check_branch(self, arm: Arm) -> None:
         if arm.after is None:
             return
-        if arm.after not in [other.name for other in self.arms]:
-            raise ValueError(f"arm {arm.name}: after={arm.after}, but there is no such arm")
         chain = [arm]
         while chain[-1].after is not None:
             parent = self.arm(chain[-1].after)
