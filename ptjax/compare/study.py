@@ -17,6 +17,7 @@ from typing import Any
 from ptjax.checkpoint import CONFIG, disk_errors, has_checkpoint
 from ptjax.compare.budget import Budget, measure, not_measured, read_costs
 from ptjax.compare.comparison import Arm, Comparison
+from ptjax.compare.pairing import Ran, prove
 from ptjax.compare.runs import Run, Runs
 from ptjax.config import UserError, to_json
 from ptjax.data.prepare import Corpus
@@ -219,10 +220,6 @@ class Study:
 
     def pairing(self) -> list[dict[str, Any]]:
         """What is paired, proven of all runs that have begun. Raises UserError where arms differ that should not."""
-        try:
-            from ptjax.compare.pairing import Ran, prove
-        except ImportError:
-            return []
         begun = [run for run in self.planned() if has_checkpoint(run.folder)]
         ran = [Ran(run.arm.name, run.rate, run.seed, run.experiment, run.folder) for run in begun]
         return prove(ran, self.comparison.allow)

@@ -60,11 +60,19 @@ class Unit:
 
     def is_done(self) -> bool:
         """Whether nothing is left to run: every cell of this very config."""
-        return self._is_claimed() and (self.folder / RESULT).is_file() and len(self.cells_done()) == len(self.cells())
+        whole = (self.folder / RESULT).is_file() and len(self.cells_done()) == len(self.cells())
+        return whole and self._is_of_config()
 
     def _is_claimed(self) -> bool:
         config = self.folder / CONFIG
         return config.is_file() and config.read_bytes() == to_json(self.config).encode()
+
+    def _is_of_config(self) -> bool:
+        """Also where the model has moved: cells know which weights they began from."""
+        without = lambda text: json.loads(text) | {"init_from": None}  # noqa: E731
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return without((self.folder / CONFIG).read_text(encoding="utf-8")) == without(to_json(self.config))
+        return False
 
     def claim(self) -> None:
         """Makes its folder that of its config. Raises UserError: cells of another one are there; a process runs another
