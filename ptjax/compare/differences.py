@@ -13,12 +13,16 @@ A spread over seeds holds already what examples do to each model by itself; resa
 of an arm alike. These are readers and cases of a multi-reader multi-case study, whose variance Obuchowski and Rockette
 (1995) give as s^2 / S + C, with C the covariance, over resamples, of different seeds: resampled differences are scaled
 from their own variance to C (at least 0). The reference distribution is the sum of such a resample and of t times
-s / sqrt(S), the t integrated rather than drawn: Behrens and Fisher's. It errs to the careful side (Robinson, 1976),
-where one t with Satterthwaite's degrees of freedom (Hillis, 2007) declares up to 8 % of equal arms different with three
-seeds, and 13 % with two.
+s / sqrt(S), the t integrated rather than drawn: Behrens and Fisher's, which errs to the careful side (Robinson, 1976).
+
+In simulations (2 to 5 seeds, 1 or 4 tasks of 200 or 1,000 examples, seeds' noise from none to nearly all) 2 to 6 % of
+equal arms come out different at 5 %; resampled seeds declare up to 35 %, one t with Satterthwaite's degrees of freedom
+(Hillis, 2007) up to 13 %. Three seeds are few all the same: a difference of 4 standard errors is found in about half of
+the comparisons, one of 8 in nearly all. Pairing costs half of the degrees of freedom and pays where seeds go together:
+at a correlation of 0.8 those 4 are found in 98 % (84 % unpaired), at one of 0 in 56 % (74 %).
 
 With one seed the noise of seeds is not known, and the interval is over examples alone: it says which of two models is
-better on this task, not which recipe.
+better, not which recipe.
 """
 
 from collections.abc import Mapping, Sequence
