@@ -61,7 +61,8 @@ def comparison_markdown(comparison: dict) -> str:
         if body:
             parts += [f"## {heading}", *body]
     parts.append(_foot(made))
-    return "\n\n".join(part for part in parts if part) + "\n"
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    return text.replace("\u00a0", " ")  # which editors do not show
 
 
 def prose(value: Any) -> str:
@@ -93,7 +94,7 @@ def _line(value: Any) -> str:
 
 
 def _inline(value: str) -> str:
-    return MARKUP.sub(lambda found: f"\\{found[0]}", value).replace("\u00a0", " ")
+    return MARKUP.sub(lambda found: f"\\{found[0]}", value)
 
 
 def _sentence(parts: Sequence[str]) -> str:
@@ -170,7 +171,11 @@ def _pairing(made: Contents) -> list[str]:
             groups.append(f"{code(short(value))} {who}")
         status = f"{SIGNS.get(item.status, '?')} {prose(status_words(item.status))}"
         rows.append([prose(item.what), status, prose(item.about), "; ".join(groups), prose(item.checked)])
-    return [proven_words(made), table(("what", "status", "in words", "hashes", "checked"), rows, 5)] if rows else []
+    return (
+        [proven_words(made), table(("what", "status", "in words", "values and arms", "checked"), rows, 5)]
+        if rows
+        else []
+    )
 
 
 def _budget(made: Contents) -> list[str]:

@@ -1,4 +1,4 @@
-"""The page in a browser: Debian's chromium, headless, opened from a file."""
+"""The pages in a browser: Debian's chromium, headless, opened from a file."""
 
 import json
 import shutil
@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ptjax.report import leaderboard_page
+from ptjax.report import comparison_page, leaderboard_page
+from tests.report import test_comparison_page
 from tests.report.boards import board
+from tests.report.comparisons import comparison
 from tests.report.test_leaderboard_page import HOSTILE
 
 TEXTS = (Path(__file__).parent / "texts.js").read_text()
@@ -28,12 +30,12 @@ def browser():
 
 @pytest.fixture
 def opened(browser, tmp_path):
-    """opened(board, **context) -> a page, of which no request left and which complained of nothing."""
+    """opened(text, **context) -> a page, of which no request left and which complained of nothing."""
     contexts, requests, complaints = [], [], []
 
-    def open_page(made, width=1280, **settings):
-        file = tmp_path / "leaderboard.html"
-        file.write_text(leaderboard_page(made), encoding="utf-8")
+    def open_page(text, width=1280, **settings):
+        file = tmp_path / "page.html"
+        file.write_text(text, encoding="utf-8")
         context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, **settings)
         contexts.append(context)
         page = context.new_page()
@@ -48,14 +50,12 @@ def opened(browser, tmp_path):
     for context in contexts:
         context.close()
     assert contexts and complaints == []
-    assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [
-        (tmp_path / "leaderboard.html").as_uri()
-    ]
+    assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [(tmp_path / "page.html").as_uri()]
 
 
 def test_the_table_sorts_by_click_and_by_keyboard(opened):
     made = board(7, 4)
-    page = opened(made)
+    page = opened(leaderboard_page(made))
     names = [s["name"] for s in made["submissions"]]
     shown = page.locator(".standings tbody .who > .name")
     assert shown.all_inner_texts() == names
@@ -90,7 +90,7 @@ def test_the_table_sorts_by_click_and_by_keyboard(opened):
 
 def test_a_difference_opens_and_the_numbers_can_be_saved(opened):
     made = board(3, 2)
-    page = opened(made, accept_downloads=True)
+    page = opened(leaderboard_page(made), accept_downloads=True)
     run = page.locator("#configs .run").nth(1)
     table = run.locator("table")
     assert not table.is_visible()
@@ -105,7 +105,7 @@ def test_a_difference_opens_and_the_numbers_can_be_saved(opened):
 
 
 def test_pointing_at_a_submission_picks_it_out(opened):
-    page = opened(board(3, 2))
+    page = opened(leaderboard_page(board(3, 2)))
     page.locator("#training .legend li").nth(1).hover()
     faded = page.evaluate(
         "[...document.querySelectorAll('#training g')].map(g => [g.dataset.s, getComputedStyle(g).opacity])"
@@ -115,7 +115,14 @@ def test_pointing_at_a_submission_picks_it_out(opened):
 
 @pytest.mark.parametrize("name", ["realistic", "strings", "thirty", "equal"])
 def test_no_text_overflows_or_overlaps(opened, name):
-    page = opened(board() if name == "realistic" else HOSTILE[name]())
+    page = opened(leaderboard_page(board() if name == "realistic" else HOSTILE[name]()))
+    stands_well(page)
+    page.add_style_tag(content=".note { margin-bottom: -1.5rem }")
+    assert page.evaluate(TEXTS)["problems"]
+
+
+def stands_well(page):
+    """No text leaves the window or stands on another, wide or narrow."""
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
@@ -123,15 +130,48 @@ def test_no_text_overflows_or_overlaps(opened, name):
         assert seen["texts"] > 20
         assert seen["problems"] == []
         assert seen["width"] <= width
-    page.add_style_tag(content=".note { margin-bottom: -1.5rem }")
-    assert page.evaluate(TEXTS)["problems"]
 
 
 def test_it_reads_without_a_script_and_in_the_dark(opened):
-    page = opened(board(3, 2), java_script_enabled=False, color_scheme="dark")
+    page = opened(leaderboard_page(board(3, 2)), java_script_enabled=False, color_scheme="dark")
     assert page.locator(".standings tbody tr").count() == 3
     assert page.locator("#training svg").first.is_visible()
     assert page.locator("#tasks .dot").first.is_visible()
     assert page.locator("#tasks .whisker").first.bounding_box()["width"] > 5
     dark = page.locator("body").evaluate("(body) => getComputedStyle(body).backgroundColor")
     assert dark == "rgb(20, 22, 25)"
+
+
+def test_a_comparison_sorts_and_its_differences_can_be_seen(opened):
+    made = comparison()
+    page = opened(comparison_page(made))
+    names = page.locator("#scores tbody .who > .name")
+    assert names.all_inner_texts() == [arm["name"] for arm in made["arms"]]
+    page.locator("#scores thead button", has_text="Score").click()
+    ranked = sorted(made["arms"], key=lambda arm: -arm["score"]["mean"])
+    assert names.all_inner_texts() == [arm["name"] for arm in ranked] != [arm["name"] for arm in made["arms"]]
+
+    told = {True: 0, False: 0}
+    for row, d in zip(page.locator("#differences .by-task tbody tr").all(), made["differences"], strict=True):
+        for bar, task in zip(row.locator("svg").all(), made["suite"]["tasks"], strict=True):
+            t, around, drawn = d["tasks"][task["name"]], bar.bounding_box(), bar.locator("line").bounding_box()
+            middle = around["x"] + around["width"] / 2
+            if abs(t["mean"]) > 0.001:  # to the right where the first is better
+                assert (drawn["x"] + drawn["width"] / 2 > middle) == (t["mean"] > 0)
+            weight = bar.locator("xpath=..").evaluate("(square) => getComputedStyle(square).fontWeight")
+            told[weight == "650"] += 1
+            assert (weight == "650") == (not t["low"] <= 0 <= t["high"])
+    assert told[True] and told[False]
+
+
+@pytest.mark.parametrize("name", ["realistic", "strings", "incomplete", "ten"])
+def test_no_text_of_a_comparison_overflows_or_overlaps(opened, name):
+    made = comparison() if name == "realistic" else test_comparison_page.HOSTILE[name]()
+    stands_well(opened(comparison_page(made)))
+
+
+def test_a_comparison_reads_without_a_script_and_in_the_dark(opened):
+    page = opened(comparison_page(comparison()), 400, java_script_enabled=False, color_scheme="dark")
+    for part in ("#scores .mean", "#differences .whisker", "#curves svg", "#scaling .band", "#tasks .whisker"):
+        assert page.locator(part).last.bounding_box()["width"] > 5, part
+    assert page.evaluate("document.documentElement.scrollWidth") == 400

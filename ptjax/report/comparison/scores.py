@@ -22,8 +22,7 @@ def scores(made: Contents) -> Html:
     columns = [Column("Arm", "ascending", kind="name")]
     if made.tasks:
         columns.append(Column("Score", about="Mean of the tasks' headline metrics, points of 100"))
-    asked = ", own question" if len(made.objectives) > 1 else ""
-    columns += [Column(f"{metric_words(m).capitalize()}{asked}", "ascending", about=LOWER) for m in metrics]
+    columns += [Column(metric_words(m).capitalize(), "ascending", about=LOWER) for m in metrics]
     columns += [Column(task.name, about=f"{task.metric}: mean, and spread over seeds") for task in made.tasks]
     shown = [v for arm in made.arms for v in (arm.score.mean, arm.score.low, arm.score.high) if v is not None]
     scale = Scale.around([100 * v for v in shown], least=5.0, limit=100.0)

@@ -15,7 +15,7 @@ MEANINGS = {
     "equal": "the same in all",
     "declared": "differs, as declared",
     "allowed": "differs, and is allowed to",
-    "shown": "only shown",
+    "shown": "differs, and may",
 }
 OF_AMOUNT = "Of the amount that the comparison gives"
 COLUMNS = {"tokens": "Tokens", "predicted_tokens": "Predicted tokens", "flops": "FLOPs", "seconds": "Seconds"}
@@ -29,7 +29,7 @@ def pairing(made: Contents) -> Html | None:
         Column("What", "ascending", kind="name"),
         Column("Status", "ascending", kind="word"),
         Column("In words", "ascending", kind="word"),
-        Column("Hashes", "ascending", kind="word"),
+        Column("Values and arms", "ascending", kind="word"),
         Column("Checked", "ascending", kind="word"),
     ]
     series = {arm.name: arm.series for arm in made.arms}
@@ -56,7 +56,10 @@ def proven_words(made: Contents) -> str:
         return (
             "Not proven: the arms are compared as they are, and what differs between them may be more than the change."
         )
-    return "Proven by what the runs recorded: arms differ in what is declared here, and in nothing else."
+    return (
+        "Proven from what runs recorded while they ran: where their configs agree in what decides a thing, it is equal "
+        "in all of them. It differs only where it is said below, and why."
+    )
 
 
 def status_words(status: str) -> str:

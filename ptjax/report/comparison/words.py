@@ -40,7 +40,7 @@ def _apart(pairs: Sequence[Difference], made: Contents) -> list[Sentence]:
     for leader, behind in itertools.groupby(shown, key=lambda d: d.a.name):
         clause: Sentence = [Name(leader), " leads "]
         for k, d in enumerate(behind):
-            clause += [" and "] * (k > 0) + [Name(d.b.name), f" by {_far(d)}"]
+            clause += [", and "] * (k > 0) + [Name(d.b.name), f" by {_far(d)}"]
             if d.holm is not None and d.p is not None and d.p <= 1 - made.confidence < d.holm:
                 clause.append(f" (though {probability(d.holm)} once adjusted for {len(pairs)} pairs)")
         clauses.append(clause)
@@ -170,7 +170,7 @@ def _tasks(made: Contents) -> str:
 def definitions(made: Contents) -> list[tuple[str, str]]:
     """How to read a comparison: what its words mean and what it cannot say."""
     resamples = f"{made.resamples:,}" if is_count(made.resamples) else "the"
-    return [
+    of_scores = [
         (
             "Score",
             "The mean of the tasks' headline metrics, in points of 100. Only an arm with every seed of every task has "
@@ -187,7 +187,7 @@ def definitions(made: Contents) -> list[tuple[str, str]]:
         (
             "Difference, told apart",
             "Arm minus arm, of their scores. Two arms are told apart where the interval of their difference lacks 0. "
-            "Those that are not may still differ, by as much as the interval is wide.",
+            "Those that are not may differ all the same, by as much as its ends.",
         ),
         (
             "p, p (Holm)",
@@ -195,6 +195,9 @@ def definitions(made: Contents) -> list[tuple[str, str]]:
             "number of pairs, so that any false alarm among them is as rare as one (Holm, 1979). Differences by task "
             "are not adjusted: of twenty where there is nothing, one is bold.",
         ),
+        ("Bold", "The highest mean of its column, whether or not it can be told apart."),
+    ]
+    return (of_scores if made.tasks else []) + [
         (
             "Paired",
             "Arms have the same seeds, and runs of one seed saw the same rows in the same order and began with the "
@@ -225,5 +228,4 @@ def definitions(made: Contents) -> list[tuple[str, str]]:
             "A comparison at the size of a laptop says little about large models: what is ahead early in training, or "
             "with few parameters, may not be ahead later. It is evidence about this size and this budget.",
         ),
-        ("Bold", "The highest mean of its column, whether or not it can be told apart."),
     ]
