@@ -112,7 +112,8 @@ def _batches(begun: Sequence[_Begun]) -> dict[str, Any]:
 
     evidence = {run: list(seen(run)) for run in begun}
     _refuse(evidence, lambda place: f"saw different rows in step {place[1]}")
-    item = _item("batches", "the rows of each step", evidence, _keys(begun, *(f"data.{name}" for name in ROWS)))
+    keys = _keys(begun, *(f"data.{name}" for name in ROWS)) + _seeds(begun)
+    item = _item("batches", "the rows of each step", evidence, keys)
     steps = sorted(len(run.batches) for run in begun)[-2:][0]  # that two runs have
     return item | {"checked": f"{item['checked']}, {_count(steps, 'step')}"}
 
@@ -125,12 +126,13 @@ def _initial(begun: Sequence[_Begun], part: str) -> dict[str, Any]:
     evidence, seeds = {}, {run: run.stretches[0][1].seed for run in begun}
     for run in begun:
         begins = _begins(run.stretches[0][1]) if part == "body" else run  # no head has to begin like another
-        evidence[run] = [((seeds[run], "the names of its leaves"), " ".join(sorted(leaves(run))), begins)]
+        names = [((seeds[run], "the names of its leaves"), " ".join(sorted(leaves(run))), begins)]
+        evidence[run] = names if part == "body" else []
         # A table has as many rows as the objective asks for.
         for path, leaf in leaves(run).items():
             evidence[run].append(((seeds[run], path), leaf["hash"], (begins, leaf["dtype"], *leaf["shape"])))
     if part == "heads":
-        item = _item("initial heads", "leaves of heads", evidence, ["objective"])
+        item = _item("initial heads", "leaves of heads", evidence, ["objective", *_seeds(begun)])
         return item | {"status": item["status"].replace("declared", "shown")}
     _refuse(evidence, lambda place: f"began with different parameters: {place[1]}")
     shapes: dict[str, set] = {}
@@ -139,7 +141,7 @@ def _initial(begun: Sequence[_Begun], part: str) -> dict[str, Any]:
             shapes.setdefault(path, set()).add(tuple(leaf["shape"]))
     sizes = [f"the shape of {path}" for path, found in shapes.items() if len(found) > 1]
     keys = [key for key in _keys(begun, "model", "init_from") if key.removeprefix("model.") not in LATER]
-    return _item("initial body", "every leaf before the first step", evidence, keys + sizes)
+    return _item("initial body", "every leaf before the first step", evidence, keys + sizes + _seeds(begun))
 
 
 def _begins(experiment: Experiment) -> str:
@@ -224,11 +226,9 @@ def _item(what: str, of: str, evidence: Evidence, keys: Sequence[str]) -> dict[s
                 break
         else:
             groups.append(([arm], dict(own)))
-    apart = any(not a.keys() & b.keys() for _, a in groups for _, b in groups)
-    why = [*keys, *(["the seeds"] if apart else [])]
     status, about = "equal", "the same in all arms"
     if len(groups) > 1:
-        status, about = "declared", f"not the same in all arms, which differ in {', '.join(why)}"
+        status, about = "declared", f"not the same in all arms, which differ in {', '.join(keys)}"
     shown = [{"arms": names, "value": _digest(values)} for names, values in groups]
     return _as_item(what, status, f"{of}: {about}", shown, list(evidence))
 
@@ -254,6 +254,14 @@ def _keys(begun: Sequence[_Begun], *below: str) -> list[str]:
     experiments = {to_json(e): e for run in begun for _, e in run.stretches}
     found = dict.fromkeys(key for e in experiments.values() for key, *_ in differences(first, e))
     return [key for key in found if any(f"{key}.".startswith(f"{name}.") for name in below)]
+
+
+def _seeds(begun: Sequence[_Begun]) -> list[str]:
+    """Why runs of some arms cannot be held against each other."""
+    arms: dict[str, set[int]] = {}
+    for run in begun:
+        arms.setdefault(run.ran.arm, set()).add(run.ran.seed)
+    return ["their seeds"] if any(not a & b for a in arms.values() for b in arms.values()) else []
 
 
 def _digest(values: dict[Hashable, str]) -> str:
