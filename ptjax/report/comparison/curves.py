@@ -137,7 +137,7 @@ def scaling(made: Contents) -> Html | None:
         "tested, and says nothing of sizes outside."
     )
     note = element("p", words, class_="note")
-    return element("div", note, element("div", *panels, class_="panels"), table("Slopes", columns, rows))
+    return element("div", note, element("div", *panels, class_="panels"), table("Slopes", columns, rows, "fit"))
 
 
 def _fit(fit: Fit, percent: str) -> Html:

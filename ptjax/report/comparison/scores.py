@@ -48,7 +48,7 @@ def scores(made: Contents) -> Html:
         notes.append(f"Points of 100. Scores with {made.percent} intervals; tasks with their spread over seeds.")
     if metrics and len(made.objectives) > 1:
         notes.append("Validation is on what each arm's own objective asks: values of unlike questions do not compare.")
-    return element("div", element("p", " ".join(notes), class_="note"), table("Scores", columns, rows, "standings"))
+    return element("div", element("p", " ".join(notes), class_="note"), table("Scores", columns, rows, "standings fit"))
 
 
 def _means(made: Contents, task: str) -> list[tuple[Arm, float]]:
@@ -101,7 +101,7 @@ def differences(made: Contents) -> Html | None:
     return element(
         "div",
         element("p", words, class_="note"),
-        table("Differences of scores", columns, rows, "pairs-table"),
+        table("Differences of scores", columns, rows, "fit"),
         _by_task(made),
     )
 
@@ -123,7 +123,7 @@ def _by_task(made: Contents) -> Html | None:
         "bold, with a full bar, where the interval lacks 0. Not adjusted for how many there are."
     )
     return element(
-        "div", element("p", words, class_="note apart"), table("Differences by task", columns, rows, "by-task")
+        "div", element("p", words, class_="note apart"), table("Differences by task", columns, rows, "by-task fit")
     )
 
 

@@ -112,7 +112,7 @@ def _runs(made: Contents) -> Html:
             cells.append(Cell(value, arm.budget.get(key), "is-matched" if key == made.match else None))
         cells.append(Cell(count(arm.budget.get("parameters")), arm.budget.get("parameters")))
         rows.append((arm.series.attributes, cells))
-    return table("What a run of each arm spends", [*columns, Column("Parameters")], rows)
+    return table("What a run of each arm spends", [*columns, Column("Parameters")], rows, "fit")
 
 
 def spent(arm: Arm) -> dict[str, str]:
@@ -142,7 +142,7 @@ def _steps(made: Contents) -> Html:
         cells += [Cell(of_hundred, arm.predicted), Cell(terms(arm), terms(arm), "prose")]
         cells += [Cell(count(step.get(key), 3), step.get(key)) for key in ("flops", "flops_compiled")]
         rows.append((arm.series.attributes, [*cells, Cell(plain(step.get("seconds")), step.get("seconds"))]))
-    return table("What a step of each arm spends", columns, rows)
+    return table("What a step of each arm spends", columns, rows, "fit")
 
 
 def multiple(arm: Arm) -> str:
@@ -178,7 +178,9 @@ def costs(made: Contents) -> Html | None:
         cells += [Cell(duration(arm.cost.get(key)), arm.cost.get(key)) for key in COSTS[2:]]
         cells.append(Cell(duration(seconds(arm)), seconds(arm)))
         rows.append((arm.series.attributes, cells))
-    return element("div", element("p", cost_words(made), class_="note"), table("Cost of each arm", columns, rows))
+    return element(
+        "div", element("p", cost_words(made), class_="note"), table("Cost of each arm", columns, rows, "fit")
+    )
 
 
 def seconds(arm: Arm) -> float | None:

@@ -180,9 +180,9 @@ def definitions(made: Contents) -> list[tuple[str, str]]:
             "Interval",
             f"{made.percent}, over pre-training seeds and over the tasks' examples. Seeds: Student's t, which for "
             "three of them is wide, because three cannot say how far such runs spread. Examples: what "
-            f"{resamples} bootstrap resamples do to all seeds alike. It covers other seeds and other examples of the "
-            "same kind, not another corpus, size, budget or task. Where there is one seed it is over examples alone: "
-            "it says which of two models is better, not which recipe.",
+            f"{resamples} bootstrap resamples do to all seeds alike. It may reach beyond 0 or 100. It covers other "
+            "seeds and other examples of the same kind, not another corpus, size, budget or task. Where "
+            "there is one seed it is over examples alone: it says which of two models is better, not which recipe.",
         ),
         (
             "Difference, told apart",
