@@ -65,7 +65,7 @@ class Branch:
             there = f"only of {', '.join(map(str, kept))}" if kept else "nor of any other step"
             raise UserError(
                 f"{name}: there is no checkpoint of step {step}, {there}. A run keeps those that its "
-                f"checkpoint.keep_steps names, as in checkpoint.keep_steps={step},"
+                f"checkpoint.keep_steps names, as in checkpoint.keep_steps={step}"
             )
         saved = Saved.find(workdir / "checkpoints", step)
         there, here = saved.leaves(), leaves_by_path(abstract)
@@ -109,15 +109,15 @@ class Branch:
 
     def __str__(self) -> str:
         """Where it goes on from, what is taken and what is fresh, in one line."""
-        words = []
-        for part in dict.fromkeys(path.partition("/")[0] for path in (*self.taken, *self.fresh)):
-            below = lambda paths: [path for path in paths if path.startswith(f"{part}/")]
-            new = below(self.fresh)
-            whole = not new or not below(self.taken)
-            parts = dict.fromkeys("/".join(path.split("/")[1:3]) for path in new)
-            words.append(
-                f"{part} {'fresh' if new else 'taken'}" if whole else f"{part} taken but for {', '.join(parts)}"
-            )
+        field = lambda path: path.partition("/")[0]
+        taken = list(dict.fromkeys(map(field, self.taken)))
+        anew = [name for name in dict.fromkeys(map(field, self.fresh)) if name not in taken]
+        parameters = [path.removeprefix("params/") for path in (*self.taken, *self.fresh) if path.startswith("params/")]
+        # A moment goes by the name of its parameter, and a parameter by that of its layer.
+        own = lambda path: next((name for name in parameters if path.endswith(f"/{name}")), path)
+        new = dict.fromkeys("/".join(own(path).split("/")[:2]) for path in self.fresh if field(path) in taken)
+        words = [f"{', '.join(taken)} taken" + (f" but for {', '.join(new)}" if new else "")]
+        words += [f"{', '.join(anew)} fresh"] if anew else []
         return "; ".join(
             [f"Goes on from step {self.saved.step} of {self.workdir}: {words[0]}", *words[1:], *self.notes]
         )

@@ -13,7 +13,7 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,13 +203,18 @@ def leaf_hashes(params: PyTree, mesh: jax.sharding.Mesh) -> dict[str, dict[str, 
     leaf is divided. Computed where it lives: no host holds any of it."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    hashed = jax.jit(lambda leaves: jnp.stack([_hash(x) for x in leaves]), out_shardings=whole)
-    words = np.asarray(hashed(list(named.values())))
+    words = np.asarray(_hasher(mesh)(list(named.values())))
     return {
         name: {"shape": list(leaf.shape), "dtype": leaf.dtype.name, "hash": own.astype(">u4").tobytes().hex()}
         for (name, leaf), own in zip(named.items(), words)
     }
+
+
+@functools.cache
+def _hasher(mesh: jax.sharding.Mesh) -> Callable[[list[Array]], Array]:
+    """leaves -> u32[leaves, 4], on every process: compiled once for leaves of the same shapes."""
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.jit(lambda leaves: jnp.stack([_hash(x) for x in leaves]), out_shardings=whole)
 
 
 def _hash(x: Array) -> Array:
