@@ -16,7 +16,7 @@ STDLIB = Path(__file__).with_name("stdlib.py")
 
 def get_config() -> Comparison:
     return chz.replace(
-        load(f"{STDLIB}"),
+        load(f"{STDLIB}:steps=400"),
         name="instrument",
         question="Does a comparison see no difference where there is none, and one where there is?",
         arms=(

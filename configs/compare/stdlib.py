@@ -27,7 +27,7 @@ def get_config(steps: int = 500, corpus: str = "data/stdlib-2k") -> Comparison:
         question="Which makes the better body of equal tokens: masked or causal language modelling?",
         base=Experiment(
             model=ModernBERT(layers=3, width=96, heads=2, hidden=144, max_length=256, std=0.05),
-            objective=MLM(rate=0.15),
+            objective=MLM(rate=0.3),  # as ModernBERT masks
             data=Data(
                 corpus=Corpus(path=corpus, source=Stdlib(), tokenizer=SentencePiece(vocab_size=2048)),
                 length=64,
@@ -38,7 +38,7 @@ def get_config(steps: int = 500, corpus: str = "data/stdlib-2k") -> Comparison:
             evaluation=Evaluation(every=max(steps // 4, 1), batches=20),
         ),
         arms=(
-            Arm(name="mlm", about="15 of 100 tokens from all the others"),
+            Arm(name="mlm", about="30 of 100 tokens from all the others"),
             Arm(name="causal", changes=("objective=CausalLM",), about="each token from those before it"),
         ),
         match="tokens",

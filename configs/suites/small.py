@@ -26,7 +26,9 @@ def get_config(data: str, pairs: bool = True) -> Suite:
     chunks = f"{data}/conll2000-chunking"
     chunks = ConllExamples(train=f"{chunks}/train.conll", test=f"{chunks}/test.conll", held_out=0.03)
     learned = (
-        SequenceClassification(name="packages", examples=PackageExamples(**code), length=64),
+        SequenceClassification(
+            name="packages", examples=PackageExamples(**code | dict(train=800)), length=64, epochs=4.0
+        ),
         TokenClassification(name="tokens", examples=TokenKindExamples(**code), metric="accuracy", length=64, stride=16),
         QuestionAnswering(
             name="answers", examples=ReturnExamples(**code), length=64, stride=16, max_question=16, epochs=2.0
@@ -43,7 +45,7 @@ def get_config(data: str, pairs: bool = True) -> Suite:
         name="small",
         tasks=learned + judged if pairs else learned,
         recipe=Recipe(
-            learning_rates=(1e-3,),
+            learning_rates=(2e-3,),
             epochs=3.0,
             evaluations=1,
             optimizer=AdamW(schedule=Linear(warmup=0.1), weight_decay=0.01),
