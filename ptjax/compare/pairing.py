@@ -49,8 +49,8 @@ def prove(ran: Sequence[Ran], allow: Sequence[str] = ()) -> list[dict[str, Any]]
     begun = [_Begun.read(run) for run in ran if (run.folder / FILE).is_file() or has_checkpoint(run.folder)]
     if not begun:
         return []
-    initial = [_initial(begun, part) for part in ("body", "heads")]
-    return [_tokenizer(begun), _data(begun), _batches(begun), *initial, _code(begun, allow), _software(begun)]
+    shared = [prove(begun) for prove in (_tokenizer, _data, _batches, _initial_body, _initial_heads)]
+    return [item for item in (*shared, _code(begun, allow), _software(begun)) if item["groups"]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,30 +118,35 @@ def _batches(begun: Sequence[_Begun]) -> dict[str, Any]:
     return item | {"checked": f"{item['checked']}, {_count(steps, 'step')}"}
 
 
-def _initial(begun: Sequence[_Begun], part: str) -> dict[str, Any]:
-    def leaves(run: _Begun) -> dict[str, dict]:
-        initial = run.record.initial.items()
-        return {path: leaf for path, leaf in initial if path.startswith("body/") == (part == "body")}
-
-    evidence, seeds = {}, {run: run.stretches[0][1].seed for run in begun}
+def _initial_body(begun: Sequence[_Begun]) -> dict[str, Any]:
+    evidence, shapes = {}, {}
     for run in begun:
-        begins = _begins(run.stretches[0][1]) if part == "body" else run  # no head has to begin like another
-        names = [((seeds[run], "the names of its leaves"), " ".join(sorted(leaves(run))), begins)]
-        evidence[run] = names if part == "body" else []
-        # A table has as many rows as the objective asks for.
-        for path, leaf in leaves(run).items():
-            evidence[run].append(((seeds[run], path), leaf["hash"], (begins, leaf["dtype"], *leaf["shape"])))
-    if part == "heads":
-        item = _item("initial heads", "leaves of heads", evidence, ["objective", *_seeds(begun)])
-        return item | {"status": item["status"].replace("declared", "shown")}
-    _refuse(evidence, lambda place: f"began with different parameters: {place[1]}")
-    shapes: dict[str, set] = {}
-    for run in begun:
-        for path, leaf in leaves(run).items():
+        _, first = run.stretches[0]
+        leaves, begins = _leaves(run, body=True), _begins(first)
+        evidence[run] = [((first.seed, "the names of its leaves"), " ".join(sorted(leaves)), begins)]
+        for path, leaf in leaves.items():
+            # A table has as many rows as the objective asks for.
+            evidence[run].append(((first.seed, path), leaf["hash"], (begins, leaf["dtype"], *leaf["shape"])))
             shapes.setdefault(path, set()).add(tuple(leaf["shape"]))
-    sizes = [f"the shape of {path}" for path, found in shapes.items() if len(found) > 1]
+    _refuse(evidence, lambda place: f"began with different parameters: {place[1]}")
     keys = [key for key in _keys(begun, "model", "init_from") if key.removeprefix("model.") not in LATER]
+    sizes = [f"the shape of {path}" for path, found in shapes.items() if len(found) > 1]
     return _item("initial body", "every leaf before the first step", evidence, keys + sizes + _seeds(begun))
+
+
+def _initial_heads(begun: Sequence[_Begun]) -> dict[str, Any]:
+    """Nothing says that a head has to begin like another arm's."""
+    evidence = {}
+    for run in begun:
+        if leaves := _leaves(run, body=False):
+            seed = run.stretches[0][1].seed
+            evidence[run] = [((seed, path, *leaf["shape"]), leaf["hash"], run) for path, leaf in leaves.items()]
+    item = _item("initial heads", "leaves of one name and shape", evidence, ["objective", *_seeds(begun)])
+    return item | {"status": item["status"].replace("declared", "shown")}
+
+
+def _leaves(run: _Begun, body: bool) -> dict[str, dict[str, Any]]:
+    return {path: leaf for path, leaf in run.record.initial.items() if path.startswith("body/") == body}
 
 
 def _begins(experiment: Experiment) -> str:
