@@ -42,5 +42,5 @@ def get_config(steps: int = 500, corpus: str = "data/stdlib-2k") -> Comparison:
             Arm(name="causal", changes=("objective=CausalLM",), about="each token from those before it"),
         ),
         match="tokens",
-        suite=chz.replace(suite, recipe=chz.replace(suite.recipe, epochs=3.0, evaluations=1)),
+        suite=chz.replace(suite, recipe=chz.replace(suite.recipe, learning_rates=(2e-3,), epochs=3.0, evaluations=1)),
     )

@@ -45,7 +45,7 @@ def get_config(data: str, pairs: bool = True) -> Suite:
         name="small",
         tasks=learned + judged if pairs else learned,
         recipe=Recipe(
-            learning_rates=(2e-3,),
+            learning_rates=(3e-3,),
             epochs=3.0,
             evaluations=1,
             optimizer=AdamW(schedule=Linear(warmup=0.1), weight_decay=0.01),
