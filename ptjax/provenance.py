@@ -223,11 +223,17 @@ def _hash(x: Array) -> Array:
     if x.dtype == bool:
         x = x.astype(jnp.uint8)
     bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}")).astype(jnp.uint32)
-    shape = (4, *bits.shape)
-    place = jax.lax.broadcasted_iota(jnp.uint32, shape, 0)
-    for axis in range(1, len(shape)):  # each by itself: a leaf may have more than 2^32 elements
-        place = _mix(place * np.uint32(0x9E3779B1) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis))
-    return _mix(bits ^ place).sum(range(1, len(shape)), dtype=jnp.uint32)
+
+    def mixed(seed: int) -> Array:
+        place = jnp.full(bits.shape, seed, jnp.uint32)
+        for axis in range(bits.ndim):  # each by itself: a leaf may have more than 2^32 elements
+            place = _mix(place * np.uint32(0x9E3779B1) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis))
+        return _mix(bits ^ place)
+
+    # All four at once: XLA reduces one array, on CPUs, only when it is in memory.
+    add = lambda sums, words: tuple(map(jnp.add, sums, words))
+    words = tuple(mixed(seed) for seed in range(4))
+    return jnp.stack(jax.lax.reduce(words, (np.uint32(0),) * 4, add, range(bits.ndim)))
 
 
 def _mix(h: Array) -> Array:
