@@ -28,6 +28,7 @@ from ptjax.logging import read_metrics
 from ptjax.loop import Interrupted
 from ptjax.optim import LAMB, Lion, Muon
 from ptjax.partition import CompiledStep, MeshConfig
+from ptjax.provenance import Provenance, read_batches
 from ptjax.replay import replay
 from ptjax.train import Checkpointing, Run, train
 from tests.small import KINDS, experiment
@@ -362,5 +363,8 @@ def test_two_processes_train_as_one(trained, tiny_corpus, tmp_path):
     expected = losses(trained("mlm").workdir)
     assert losses(workdir) == pytest.approx({step: expected[step] for step in (1, 2, 3)}, rel=1e-4)
     assert steps_kept(workdir) == [3]
+    records = [Provenance.read(folder) for folder in (workdir, trained("mlm").workdir)]
+    assert records[0].initial == records[1].initial and records[0].parts[0]["processes"] == 2
+    assert read_batches(workdir) == read_batches(trained("mlm").workdir)[:3]
     said = [out for out, _ in outputs]
     assert "five best guesses" in said[0] and "five best guesses" not in said[1]
