@@ -21,7 +21,8 @@ SUITE = Path(__file__).parents[1] / "suites" / "stdlib.py"
 
 
 def get_config(steps: int = 500, corpus: str = "data/stdlib-2k") -> Comparison:
-    suite = load(f"{SUITE}:seeds=1,examples=800")
+    both_ways = [f"tasks.{k}.attention=bidirectional" for k in range(3)]  # when they are fine-tuned, whatever they were
+    suite = load(f"{SUITE}:seeds=1,examples=800", both_ways)
     return Comparison(
         name="stdlib",
         question="Which makes the better body of equal tokens: masked or causal language modelling?",

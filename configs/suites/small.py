@@ -6,6 +6,10 @@ folder with one for each:
 
     sst2/{train,dev}.tsv   trec/{train,test}.tsv   conll2000-chunking/{train,test}.conll   blimp/*agreement*.jsonl
 
+Every body reads both ways when it is fine-tuned, causal ones too (attention), so that what pre-training has made is
+compared and not which way it looks; minimal pairs are judged by each model's own likelihood, which is exact for causal
+models and a pseudo-likelihood for masked ones.
+
 Few examples, one learning rate, one validation: for comparing models of one size with each other, and nothing else.
 SST-2's dev file is the test, as is usual where test labels are hidden; where there is no other, validation examples are
 held out of the training file by a hash. `pairs=false` leaves out minimal pairs, which a model without a likelihood, as
@@ -25,17 +29,26 @@ def get_config(data: str, pairs: bool = True) -> Suite:
     trec = TableExamples(train=f"{data}/trec/train.tsv", test=f"{data}/trec/test.tsv", held_out=0.05)
     chunks = f"{data}/conll2000-chunking"
     chunks = ConllExamples(train=f"{chunks}/train.conll", test=f"{chunks}/test.conll", held_out=0.03)
+    both_ways = dict(attention="bidirectional")
     learned = (
         SequenceClassification(
-            name="packages", examples=PackageExamples(**code | dict(train=800)), length=64, epochs=4.0
+            name="packages", examples=PackageExamples(**code | dict(train=800)), length=64, epochs=4.0, **both_ways
         ),
-        TokenClassification(name="tokens", examples=TokenKindExamples(**code), metric="accuracy", length=64, stride=16),
+        TokenClassification(
+            name="tokens", examples=TokenKindExamples(**code), metric="accuracy", length=64, stride=16, **both_ways
+        ),
         QuestionAnswering(
-            name="answers", examples=ReturnExamples(**code), length=64, stride=16, max_question=16, epochs=2.0
+            name="answers",
+            examples=ReturnExamples(**code),
+            length=64,
+            stride=16,
+            max_question=16,
+            epochs=2.0,
+            **both_ways,
         ),
-        SequenceClassification(name="sst2", examples=sst2, length=64, limit=1000),
-        SequenceClassification(name="trec", examples=trec, length=32, limit=1000),
-        TokenClassification(name="conll2000", examples=chunks, length=64, stride=8, limit=500),
+        SequenceClassification(name="sst2", examples=sst2, length=64, limit=1000, **both_ways),
+        SequenceClassification(name="trec", examples=trec, length=32, limit=1000, **both_ways),
+        TokenClassification(name="conll2000", examples=chunks, length=64, stride=8, limit=500, **both_ways),
     )
     judged = (
         MinimalPairs(name="swaps", examples=SwapExamples(validation=0, test=200), too_long="tie"),
