@@ -68,7 +68,8 @@ class Provenance:
             raise UserError(f"{path} is damaged ({error}): nothing can be proven of this run") from None
 
     def write(self, workdir: Path) -> None:
-        write_json(workdir / FILE, dataclasses.asdict(self))
+        with disk_errors(workdir):
+            write_json(workdir / FILE, dataclasses.asdict(self))
 
     def before(self, step: int) -> tuple[dict[str, Any], ...]:
         """The parts that steps 1 to `step` were made by."""
@@ -90,7 +91,7 @@ class Record:
 
     def __init__(self, pipeline: Pipeline, shard: Shard, workdir: Path, batches: Sequence[str]):
         """batches: lines of the steps that are done."""
-        self.pipeline, self.shard, self._file = pipeline, shard, None
+        self.pipeline, self.shard, self.workdir, self._file = pipeline, shard, workdir, None
         if is_primary():
             with disk_errors(workdir):
                 write_text(workdir / BATCHES, "".join(f"{line}\n" for line in batches))
@@ -127,18 +128,21 @@ class Record:
 
     def add(self, step: int, index_B: np.ndarray) -> None:
         """Takes in the batch of step `step`, counted from 0. index: of this process's rows."""
-        size = self.pipeline.batch_size
-        rows_B = np.asarray(self.pipeline.row_ids(step * size, (step + 1) * size), "<i4")
-        own = len(rows_B) // self.shard.count
-        if not np.array_equal(rows_B[self.shard.index * own : (self.shard.index + 1) * own], index_B):
-            raise RuntimeError(f"step {step + 1} was given other rows than its place in the data says")
+        rows_B = index_B
+        if self.shard.count > 1:  # the rows of all, as each finds them by itself
+            size = self.pipeline.batch_size
+            rows_B = self.pipeline.row_ids(step * size, (step + 1) * size)
+            own = size // self.shard.count
+            if not np.array_equal(rows_B[self.shard.index * own : (self.shard.index + 1) * own], index_B):
+                raise RuntimeError(f"step {step + 1} was given other rows than its place in the data says")
         if self._file:
-            self._file.write(hashlib.blake2b(rows_B.tobytes(), digest_size=8).hexdigest() + "\n")
+            self._file.write(hashlib.blake2b(rows_B.astype("<i4").tobytes(), digest_size=8).hexdigest() + "\n")
 
     def flush(self) -> None:
         """Before a checkpoint is saved: what has been trained on is then known."""
         if self._file:
-            self._file.flush()
+            with disk_errors(self.workdir):
+                self._file.flush()
 
     def close(self) -> None:
         if self._file:
