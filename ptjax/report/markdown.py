@@ -4,28 +4,36 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ptjax.report.comparison.contents import UNITS, Contents
-from ptjax.report.comparison.curves import edge_words
+from ptjax.report.comparison.contents import SCORE, UNITS, Contents, Difference
 from ptjax.report.comparison.spent import (
     COLUMNS,
     COSTS,
     SIGNS,
     cost_words,
     multiple,
-    proven_words,
     seconds,
     short,
     spent,
     status_words,
     terms,
 )
+from ptjax.report.comparison.verdict import Name, verdict
 from ptjax.report.comparison.words import (
-    Name,
+    PAIRED,
+    STEP,
     after_words,
     budget_words,
+    definitions,
+    differences_words,
+    edge_words,
     interval,
     metric_words,
-    verdict,
+    proven_words,
+    rates_words,
+    scaling_words,
+    scores_words,
+    tried,
+    validation_words,
 )
 from ptjax.report.figures import NONE, count, duration, plain, points, probability, rate, whole
 from ptjax.report.html import UNSPEAKABLE
@@ -57,6 +65,7 @@ def comparison_markdown(comparison: dict) -> str:
         ("Config differences", _configs(made)),
         ("Cost", _cost(made)),
         ("Failed", _failed(made)),
+        ("How to read this", _definitions(made)),
     ):
         if body:
             parts += [f"## {heading}", *body]
@@ -111,21 +120,19 @@ def _arms(made: Contents) -> list[str]:
 
 
 def _scores(made: Contents) -> list[str]:
-    metrics = sorted({arm.metric for arm in made.arms if arm.pretraining.mean is not None})
-    if not metrics and not made.tasks:
+    if not made.asked and not made.tasks:
         return []
     columns = ["arm", *(["score"] if made.tasks else []), *(prose(task.name) for task in made.tasks)]
+    columns += [prose(f"{metric_words(one.metric)}, {one.question}") for one in made.asked]
     rows = []
     for arm in made.arms:
-        cells = [prose(arm.name), *([_measured(arm.score)] if made.tasks else [])]
+        lacking = f", {arm.lacking}" if arm.lacking else ""
+        cells = [f"{prose(arm.name)}{lacking}", *([_measured(arm.score)] if made.tasks else [])]
         means = [arm.results[task.name].mean if task.name in arm.results else None for task in made.tasks]
         cells += [points(mean) for mean in means]
-        cells += [_measured(arm.pretraining, plain) if arm.metric == metric else NONE for metric in metrics]
+        cells += [_measured(arm.pretraining, plain) if arm in one.arms else NONE for one in made.asked]
         rows.append(cells)
-    words = f"Points of 100, {made.percent} intervals; means over seeds." if made.tasks else ""
-    if metrics:
-        words += " Validation is on each arm's own question; values of unlike questions do not compare."
-    return [words.strip(), table([*columns, *(prose(metric_words(m)) for m in metrics)], rows)]
+    return [prose(scores_words(made)), table(columns, rows)]
 
 
 def _measured(found: Interval, said=points) -> str:
@@ -133,29 +140,40 @@ def _measured(found: Interval, said=points) -> str:
 
 
 def _differences(made: Contents) -> list[str]:
-    if not made.differences:
-        return []
+    parts = []
+    if made.differences:
+        parts += [prose(differences_words(made)), _pairs(made.differences), *_by_task(made)]
+    for question, metric in dict.fromkeys((d.question, d.metric) for d in made.pretraining):
+        pairs = [d for d in made.pretraining if (d.question, d.metric) == (question, metric)]
+        parts += [prose(validation_words(pairs[0], made.percent)), _pairs(pairs)]
+    return parts
+
+
+def _pairs(pairs: Sequence[Difference]) -> str:
+    rows = []
+    for d in pairs:
+        said = points if d.metric == SCORE else plain
+        far = f"{said(d.mean, True)}{interval(d, said)}"
+        rows.append([_pair(d), far, _p(d.p), _p(d.holm), d.told, PAIRED[d.paired]])
+    return table(("pair", "difference", "p", "p (Holm)", "told apart", "by seed"), rows)
+
+
+def _pair(d: Difference) -> str:
+    return f"{prose(d.a.name)} − {prose(d.b.name)}"
+
+
+def _by_task(made: Contents) -> list[str]:
     names = [task.name for task in made.tasks if any(task.name in d.tasks for d in made.differences)]
-    rows, by_task = [], []
+    rows = []
     for d in made.differences:
-        pair = f"{prose(d.a.name)} − {prose(d.b.name)}"
-        told = NONE if d.mean is None else "no" if d.tie else "yes"
-        paired = {True: "paired", False: "unpaired", None: NONE}[d.paired]
-        cells = [pair, f"{points(d.mean, True)}{interval(d)}", _p(d.p), _p(d.holm), told, paired]
-        rows.append(cells)
         squares = []
         for name in names:
             t = d.tasks.get(name)
             said = NONE if t is None else points(t.mean, True)
             squares.append(f"**{said}**" if t is not None and t.told_apart else said)
-        by_task.append([pair, *squares])
-    made_of = [table(("pair", "difference", "p", "p (Holm)", "told apart", "paired"), rows)]
-    if names:
-        made_of += [
-            "By task, bold where the interval lacks 0, not adjusted for how many there are:",
-            table(("pair", *map(prose, names)), by_task),
-        ]
-    return made_of
+        rows.append([_pair(d), *squares])
+    words = "By task, bold where the interval lacks 0, not adjusted for how many there are:"
+    return [words, table(("pair", *map(prose, names)), rows)] if names else []
 
 
 def _p(p: float | None) -> str:
@@ -197,14 +215,16 @@ def _budget(made: Contents) -> list[str]:
     return [
         prose(budget_words(made)),
         table(("a run", *(["multiple"] if shares else []), "steps", *totals, "parameters"), runs),
-        table(("a step", "objective", "predicts", "tokens", "of 100", "FLOPs", "compiled", "seconds"), steps, 3),
+        prose(STEP),
+        table(("a step", "objective", "predictions", "tokens", "per 100", "FLOPs", "compiled", "seconds"), steps, 3),
     ]
 
 
 def _rates(made: Contents) -> list[str]:
-    rates = sorted({tried.rate for arm in made.arms for tried in arm.rates.grid})
-    if not rates:
-        return []
+    words = rates_words(made)
+    if not tried(made):
+        return [prose(words)] if words else []
+    rates = sorted({run.rate for arm in made.arms for run in arm.rates.grid})
     rows = []
     for arm in made.arms:
         losses, scores = arm.rates.means("loss"), arm.rates.means("score")
@@ -215,9 +235,8 @@ def _rates(made: Contents) -> list[str]:
             both = " / ".join(said) or NONE
             cells.append(f"**{both}**" if k == arm.rates.selected else both)
         rows.append(cells)
-    by = "its own validation loss" if made.select == "loss" else "the suite's score on validation"
-    words = f"Validation loss / score, by multiples of each arm's peak rate; bold is selected, by {by}."
-    made_of = [words, table(("arm", "selected", *(f"×{k:g}" for k in rates)), rows)]
+    words = f"{words} Loss / score by multiples; bold is chosen."
+    made_of = [prose(words), table(("arm", "chosen", *(f"×{k:g}" for k in rates)), rows)]
     return [*made_of, *(f"⚠ {prose(w)}" for w in edge_words(made))]
 
 
@@ -227,9 +246,9 @@ def _scaling(made: Contents) -> list[str]:
         said, unit = (points, " points") if fit.y == "score" else (plain, "")
         slope = f"{said(fit.slope.mean, True)}{unit}{interval(fit.slope, said)}"
         r2 = NONE if fit.r2 is None else f"{fit.r2:.2f}"
-        rows.append([prose(fit.curve), prose(fit.form), slope, _p(fit.p), r2, str(len(fit.points))])
-    words = "Of a score, what ten times the FLOPs add; of a loss, the exponent. So few sizes fit many laws."
-    return [words, table(("curve", "form", "slope", "p", "R²", "runs"), rows, 2)] if rows else []
+        rows.append([prose(fit.curve), prose(fit.form), slope, _p(fit.p), whole(fit.sizes), r2, str(len(fit.points))])
+    columns = ("curve", "form", "slope", "p", "sizes", "R²", "runs")
+    return [scaling_words(), table(columns, rows, 2)] if rows else []
 
 
 def _configs(made: Contents) -> list[str]:
@@ -261,11 +280,11 @@ def _failed(made: Contents) -> list[str]:
     return ["\n".join(lines)] if lines else []
 
 
+def _definitions(made: Contents) -> list[str]:
+    return ["\n".join(f"- **{prose(term)}**: {prose(words)}" for term, words in definitions(made))]
+
+
 def _foot(made: Contents) -> str:
-    words = (
-        f"Intervals are {made.percent}, over pre-training seeds (Student's t, wide for few) and examples. Arms that "
-        "cannot be told apart need not be equal. A comparison of small models says little about large ones."
-    )
     versions = [f"{k} {made.made[k]}" for k in ("ptjax", "jax", "python") if made.made.get(k)]
     versions += [str(made.made["date"])[:10]] if made.made.get("date") else []
-    return f"{words}{' Made by ' * bool(versions)}{prose(', '.join(versions))}{'.' * bool(versions)}"
+    return f"Made by {prose(', '.join(versions))}." if versions else ""

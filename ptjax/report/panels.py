@@ -7,12 +7,13 @@ from ptjax.report.html import Html, element
 from ptjax.report.scale import Scale
 from ptjax.report.series import Series
 from ptjax.report.svg import track, track_axis, track_grid
+from ptjax.report.table import drawn
 from ptjax.report.values import Measured, SuiteTask, is_count
 
 
 def task_panels(shown: Sequence[tuple[SuiteTask, Sequence[tuple[Series, Measured]]]], percent: str) -> Html | None:
     """Of each task the means with their intervals and seeds, in the order given, on one axis for all tasks."""
-    values = [v for _, found in shown for _, r in found for v in (r.mean, r.low, r.high, *r.seeds) if v is not None]
+    values = [v for _, found in shown for _, r in found for v in (r.mean, *drawn(r), *r.seeds) if v is not None]
     if not values:
         return None
     scale = Scale.around([100 * v for v in values], ticks=5, least=5.0, limit=100.0)
@@ -20,7 +21,7 @@ def task_panels(shown: Sequence[tuple[SuiteTask, Sequence[tuple[Series, Measured
     for task, found in shown:
         rows = []
         for series, r in found:
-            low, high = (None if v is None else 100 * v for v in (r.low, r.high))
+            low, high = (None if v is None else 100 * v for v in drawn(r))
             words = f"{series.name}: {points(r.mean)}"
             if low is not None and high is not None:
                 words += f", {percent} interval {points(r.low)} to {points(r.high)}"

@@ -79,5 +79,13 @@ def barred(series: Series, score: Interval, scale: Scale, percent: str) -> Cell:
         return Cell(figures, mean, "score")
     words = f"{series.name}: {points(mean)}, {percent} interval {points(low)} to {points(high)}"
     below = element("span", f"{points(low)} to {points(high)}", class_="sub")
-    drawn = track(scale, 100 * mean, 100 * low, 100 * high, (), words)
-    return Cell(element("span", drawn, element("span", figures, below), class_="barred"), mean, "score")
+    low, high = drawn(score)
+    line = track(scale, 100 * mean, 100 * low, 100 * high, (), words)
+    return Cell(element("span", line, element("span", figures, below), class_="barred"), mean, "score")
+
+
+def drawn(score: Interval) -> tuple[float | None, float | None]:
+    """As much of its interval as there can be: t, which knows no end, reaches beyond 0 and 1. Correlations are below
+    0."""
+    low = None if score.low is None else max(score.low, min(0.0, score.mean or 0.0))
+    return low, None if score.high is None else min(score.high, 1.0)

@@ -72,6 +72,7 @@ def comparison(arms: int = 3, seeds: int = 3, tasks: int = 8, match: str = "toke
         if tasks
         else None,
         "differences": pairs if tasks else [],
+        "pretraining_differences": _validated(made, seeds),
         "pairing": _pairing([arm["name"] for arm in made], seeds),
         "scaling": [_scaling(made, "score"), _scaling(made, "bits_per_byte")] if arms > 1 else [],
         "failed": [
@@ -199,6 +200,21 @@ def _difference(a: dict, b: dict, chosen: list, seeds: int) -> dict:
     )
 
 
+def _validated(arms: list[dict], seeds: int) -> list[dict]:
+    """Of arms that were asked the same."""
+    found = []
+    for k, a in enumerate(arms):
+        for b in arms[k + 1 :]:
+            if a["objective"] == b["objective"]:
+                mean = a["pretraining"]["mean"] - b["pretraining"]["mean"]
+                tie = abs(mean) <= 0.04
+                about = {"question": a["objective"], "metric": "bits_per_byte", "paired": True, "seeds": [seeds] * 2}
+                p = {"p": 0.2 if tie else 0.004, "p_holm": 0.4 if tie else 0.008, "tie": tie}
+                of = {"a": a["name"], "b": b["name"], "mean": mean, "low": mean - 0.04, "high": mean + 0.04}
+                found.append(of | about | p)
+    return found
+
+
 def _curves(arms: list[dict]) -> list[dict]:
     questions: dict[str, list] = {}
     for arm in arms:
@@ -262,6 +278,7 @@ def _scaling(arms: list[dict], y: str) -> dict:
         "low": rise - 0.01,
         "high": rise + 0.01,
         "p": 0.0004,
+        "sizes": len(arms),
         "r2": 0.93,
         "band": [[x, m, m - 0.008, m + 0.008] for x, m in zip(at, mid)],
     }

@@ -57,7 +57,7 @@ def test_sections_come_in_their_order_below_the_question_and_the_verdict():
     summary = page.one("p", "summary")
     assert summary.text().startswith(f"{made['question']} causal leads mlm by ")
     d = made["differences"][0]
-    around = f"{points(d['mean'])} points [{points(d['low'])}, {points(d['high'])}], p = 0.018"
+    around = f"{points(d['mean'])} points [{points(d['low'])}, {points(d['high'])}], p = 0.036 adjusted for 3 pairs"
     assert f"causal leads mlm by {around}" in summary.text()
     assert "causal-then-mlm-with-a-long-name and mlm cannot be told apart" in summary.text()
     assert "over 8 tasks; the intervals rest on 3 seeds an arm, which are few" in summary.text()
@@ -81,28 +81,85 @@ def test_verdicts_of_ties_of_doubts_and_of_what_is_not_there():
         d["tie"] = True
     assert "No two arms can be told apart, the widest gap being causal over " in verdict(made)
     made["differences"][0] |= {"tie": False, "p": 0.04, "p_holm": 0.24}
-    assert "p = 0.040 (though p = 0.240 once adjusted for 6 pairs)" in verdict(made)
-    assert "5 pairs cannot be told apart" in verdict(made)
+    assert "causal is ahead of mlm by " in verdict(made) and " leads " not in verdict(made)
+    assert ", p = 0.040, but not after adjusting for 6 pairs; 5 pairs cannot be told apart" in verdict(made)
+    made["differences"][1] |= {"tie": False, "p": 0.001, "p_holm": 0.006, "mean": 0.02, "low": 0.01, "high": 0.03}
+    made["differences"][2] |= {"tie": False, "p": 0.002, "p_holm": 0.01, "mean": 0.01, "low": 0.005, "high": 0.015}
+    said = verdict(made)
+    assert "causal leads causal-then-mlm-with-a-long-name by 2.0 points [1.0, 3.0], p = 0.006 adjusted for 6" in said
+    assert ", and hybrid by 1.0 points [0.5, 1.5], p = 0.010 adjusted; causal is ahead of mlm by " in said
+    told = [row[4] for row in rows(page_of(made), "differences")]
+    assert told == ["before adjusting", "yes", "yes", "no", "no", "no"]
+    bold = [bool(row.all("td", "apart")) for row in page_of(made).section("differences").all("tbody")[0].all("tr")]
+    assert bold == [False, True, True, False, False, False]
 
     assert "It is the only arm" in verdict(comparison(1))
     assert verdict(incomplete()).endswith("Incomplete: still to be done are 2 pre-trainings and 14 fine-tunings.")
     assert "no difference is known yet" in verdict(incomplete())
-    assert "where questions differ and do not compare: causal has 1." in verdict(comparison(2, tasks=0))
     assert verdict({}) == "There are no arms to compare."
+
+
+def test_without_a_suite_the_verdict_is_of_validation_question_by_question():
+    made = comparison(3, tasks=0)
+    (d,) = made["pretraining_differences"]
+    d |= {"mean": -0.25, "low": -0.4, "high": -0.1}  # lower is better: the first leads
+    around = "0.250 bits a byte [0.100, 0.400], p = 0.004"
+    said = verdict(made)
+    assert f"In validation by MLM(rate=0.15), where lower is better: mlm leads {d['b']} by {around}. " in said
+    assert "No other arm was asked what causal was." in said and "on 3 seeds an arm, which are few" in said
+    d |= {"mean": 0.1, "low": 0.06, "high": 0.14}
+    assert f"{d['b']} leads mlm by 0.100 bits a byte [" in verdict(made)
+    assert "bits a byte [" not in verdict(comparison(3))  # there are scores
+
+    made["pretraining_differences"] = []
+    said = verdict(made)
+    assert "values of unlike ones do not compare" in said
+    assert "Bits a byte by CausalLM: causal has 1." in said and "Bits a byte by MLM(rate=0.15): mlm has 1." in said
+
+
+def test_fewer_seeds_than_planned_are_said():
+    made = comparison()
+    assert "Fewer seeds" not in verdict(made)
+    made["arms"][1]["score"]["seeds"] = made["arms"][1]["score"]["seeds"][:2]
+    assert "Fewer seeds than planned: mlm has 2 of 3 seeds." in verdict(made)
+    lacking = [row[0].endswith("2 of 3 seeds") for row in rows(page_of(made), "scores")]
+    assert lacking == [False, True, False]
+
+
+def test_bars_end_at_0_and_100_and_words_do_not():
+    made = comparison(2, tasks=2)
+    made["arms"][0]["score"] |= {"mean": 0.97, "low": 0.9, "high": 1.2}
+    made["arms"][1]["score"] |= {"mean": 0.95, "low": -0.4, "high": 1.1}
+    page = page_of(made)
+    assert [row[1] for row in rows(page, "scores")] == ["97.090.0 to 120.0", "95.0−40.0 to 110.0"]
+    whiskers = [svg.one("line", "whisker").attributes for svg in page.section("scores").all("svg", "track")]
+    assert [(w["x1"], w["x2"]) for w in whiskers] == [("90%", "100%"), ("0%", "100%")]  # of an axis from 0 to 100
+    for arm in made["arms"]:
+        arm["tasks"]["sst2"] |= {"mean": 0.98, "low": 0.9, "high": 1.4}
+    labels = [t.text() for t in page_of(made).section("tasks").all("svg", "axis")[0].all("text")]
+    assert float(labels[-1]) == 100
 
 
 def test_scores_say_what_the_comparison_says():
     made = comparison()
     page = page_of(made)
     names = [task["name"] for task in made["suite"]["tasks"]]
-    assert headings(page, "scores") == ["Arm", "Score", "Bits a byte", *names]
+    asked = ["bits a byte, CausalLM", "bits a byte, MLM(rate=0.15)"]
+    assert headings(page, "scores") == ["Arm", "Score", *asked, *names]
     for row, arm in zip(rows(page, "scores"), made["arms"], strict=True):
         score, bits = arm["score"], arm["pretraining"]
         assert row[0].startswith(f"{arm['name']}{arm['objective']}")
         assert row[1] == f"{points(score['mean'])}{points(score['low'])} to {points(score['high'])}"
-        assert row[2] == f"{bits['mean']:.3f}{bits['low']:.3f} to {bits['high']:.3f}"
-        assert [cell.split("±")[0] for cell in row[3:]] == [points(arm["tasks"][name]["mean"]) for name in names]
+        said = f"{bits['mean']:.3f}{bits['low']:.3f} to {bits['high']:.3f}"
+        assert row[2:4] == ([said, "–"] if arm["name"] == "causal" else ["–", said])
+        assert [cell.split("±")[0] for cell in row[4:]] == [points(arm["tasks"][name]["mean"]) for name in names]
     assert "values of unlike questions do not compare" in page.section("scores").text()
+    # What one chart has is one question; an arm that no chart has is alone, whatever its objective is called.
+    made["curves"] = [made["curves"][1] | {"lines": made["curves"][1]["lines"][:3]}]
+    page = page_of(made)
+    alone = ["bits a byte, CausalLM", "bits a byte, MLM(rate=0.15)"]
+    assert headings(page, "scores")[2:5] == ["bits a byte, MLM(rate=0.15)", *alone]
+    assert [[cell == "–" for cell in row[2:5]] for row in rows(page, "scores")] == [[1, 0, 1], [0, 1, 1], [1, 1, 0]]
 
 
 def test_differences_are_of_every_pair_with_their_place_around_zero():
@@ -112,9 +169,10 @@ def test_differences_are_of_every_pair_with_their_place_around_zero():
     for row, d in zip(found, made["differences"], strict=True):
         assert row[0] == f"{d['a']}− {d['b']}"
         assert row[1] == f"{points(d['mean'], True)}{points(d['low'])} to {points(d['high'])}"
-        assert row[2:] == [f"{d['p']:.3f}", f"{d['p_holm']:.3f}", "no" if d["tie"] else "yes", "paired", "3"]
+        assert row[2:] == [f"{d['p']:.3f}", f"{d['p_holm']:.3f}", "no" if d["tie"] else "yes", "seed by seed", "3"]
     assert {row[4] for row in found} == {"yes", "no"}
-    for track, d in zip(page.section("differences").all("svg", "track"), made["differences"], strict=True):
+    tracks = page.section("differences").all("table")[0].all("svg", "track")
+    for track, d in zip(tracks, made["differences"], strict=True):
         low, high = (float(track.one("line", "whisker").attributes[k].rstrip("%")) for k in ("x1", "x2"))
         assert (low <= 50 <= high) == d["tie"] and low < high
         ratio = (d["mean"] - d["low"]) / (d["high"] - d["low"])
@@ -123,7 +181,25 @@ def test_differences_are_of_every_pair_with_their_place_around_zero():
     for row, d in zip(rows(page, "differences", 1), made["differences"], strict=True):
         assert row[1:] == [points(d["tasks"][t["name"]]["mean"], True) for t in made["suite"]["tasks"]]
     made["differences"][0] |= {"paired": False, "seeds": [3, 2]}
-    assert rows(page_of(made), "differences")[0][5:] == ["unpaired", "3 and 2"]
+    assert rows(page_of(made), "differences")[0][5:] == ["unpaired seeds", "3 and 2"]
+
+
+def test_differences_of_validation_have_a_table_a_question_in_the_unit_of_its_metric():
+    made = comparison(6)
+    for d in made["pretraining_differences"]:
+        d["question"] = "MLM, short rows" if d["a"] == "mlm" else d["question"]
+    tables = page_of(made).section("differences").all("table")
+    assert len(tables) == 2 + len({d["question"] for d in made["pretraining_differences"]}) == 5
+    causal = [d for d in made["pretraining_differences"] if d["question"] == "CausalLM"]
+    (found,) = [t for t in tables if t.one("caption").text() == "Differences in validation by CausalLM"]
+    (row,), (d,) = found.one("tbody").all("tr"), causal
+    cells = [cell.text() for cell in row.children]
+    said = [f"{d[k]:+.3f}".replace("-", "−") for k in ("mean", "low", "high")]
+    assert cells[1] == f"{said[0]}{said[1]} to {said[2].lstrip('+')}"
+    assert cells[2:] == ["0.004", "0.008", "yes", "seed by seed", "3"]
+    section = page_of(made).section("differences").text()
+    assert "Validation by CausalLM: bits a byte, lower is better." in section
+    assert "Bars to the left of the line are in favour of the first" in section
 
 
 def test_the_proof_names_what_differs_and_by_which_arms():
@@ -135,7 +211,7 @@ def test_the_proof_names_what_differs_and_by_which_arms():
     assert batches[1] == "✓ the same in all" and batches[3] == f"{HASH[:12]} all 3 arms" and "1,172" in batches[4]
     assert body[1] == "≠ differs, as declared" and "model.width" in body[2]
     assert body[3] == f"{HASH[:12]} causal{OTHER[:12]} mlmcausal-then-mlm-with-a-long-name"
-    assert "Proven" in page.section("pairing").text()
+    assert "Proven" in page.section("pairing").text() and "not recorded" in page.section("pairing").text()
     made["pairing"]["proven"] = False
     assert "Not proven" in page_of(made).section("pairing").text()
 
@@ -145,7 +221,7 @@ def test_the_budget_marks_what_is_matched_and_says_why_the_rest_is_not_equal():
     made["arms"][1]["share"] = 4.0
     page = page_of(made)
     columns = headings(page, "budget")
-    totals = ["Tokens", "Predicted tokens", "= FLOPs", "Seconds"]
+    totals = ["Tokens", "Predictions", "= FLOPs", "Seconds"]
     assert columns == ["A run", "Multiple", "Steps", *totals, "Parameters"]
     causal, mlm, branch = rows(page, "budget")
     assert causal[1:] == ["× 1", "1,172", "1.20 M", "1.19 M", "2.10 T", "2 min 11 s", "1.1 M"]
@@ -154,7 +230,9 @@ def test_the_budget_marks_what_is_matched_and_says_why_the_rest_is_not_equal():
     assert marked == [causal[5], mlm[5], branch[5]]
     of_step = ["MLM(rate=0.15)", "1,024", "155", "15.1", "mlm 155", "1.83 G", "1.96 G", "0.120"]
     assert rows(page, "budget", 1)[1][1:] == of_step
-    assert "of 100 tokens that are read, they predict causal 99.2, mlm 15.1" in page.section("budget").text()
+    words = page.section("budget").text()
+    assert "Predictions a hundred tokens: causal 99.2, mlm 15.1" in words and "the optimizer's are not counted" in words
+    assert "tokens predicted" not in page.text() and "predicted tokens" not in page.text()
 
 
 def test_losses_of_two_questions_never_share_a_chart():
@@ -169,7 +247,7 @@ def test_losses_of_two_questions_never_share_a_chart():
         assert all(g.one("path").attributes["d"].count("M") == 3 for g in panel.all("g"))  # a line a seed
     # No other chart has losses of more than one arm either, but for the fits, whose arms share a question.
     for panel in page.section("learning-rates").all("article"):
-        assert len(panel.all("g")) == 1 or "score" in panel.text()
+        assert len(panel.all("g")) == 1 or "mean of the trained tasks on validation" in panel.text()
     assert "would compare nothing" in page.section("curves").text()
 
 
@@ -183,11 +261,14 @@ def test_learning_rates_ring_the_selected_one_and_warn_at_the_edge():
     assert rings == [ticks["×1"], ticks["×1"], ticks["×2"]]
     (warning,) = section.all("p", "warning")
     assert "causal-then-mlm-with-a-long-name" in warning.text() and "1e−2" in warning.text()
+    assert "is also the first of those that are scored" in section.text()
+    assert "causal-then-mlm-with-a-long-name goes on from another arm: multiples apply from where it" in section.text()
     for arm in made["arms"]:
         arm["rate"]["grid"] = arm["rate"]["grid"][:1]
         arm["rate"]["edge"] = False
     section = page_of(made).section("learning-rates")
     assert not section.all("svg") and "causal 5e−3, mlm 5e−3" in section.text()
+    assert "no arm was tuned" in section.text() and "first seed" not in section.text()
 
 
 def test_scaling_has_its_points_its_line_and_its_slope():
@@ -197,13 +278,27 @@ def test_scaling_has_its_points_its_line_and_its_slope():
     assert len(score.all("path", "band")) == 1 and len(bits.all("g")) == 3 + 1
     dots = [p for g in score.all("g") for p in g.all("path", "dots")]
     assert sum(p.attributes["d"].count("M") for p in dots) == 9
-    assert [row[:4] for row in rows(page, "scaling")] == [
-        ["sizes", "score", "+3.02.0 to 4.0", "< 0.001"],
-        ["sizes", "bits a byte", "−0.210−0.220 to −0.200", "< 0.001"],
+    assert [row[:5] for row in rows(page, "scaling")] == [
+        ["sizes", "score", "+3.02.0 to 4.0", "< 0.001", "3"],
+        ["sizes", "bits a byte", "−0.210−0.220 to −0.200", "< 0.001", "3"],
     ]
-    made["scaling"][0] |= dict.fromkeys(("form", "slope", "low", "high", "p", "r2")) | {"band": []}  # too few sizes
+    made["scaling"][0] |= dict.fromkeys(("form", "slope", "low", "high", "p", "r2", "sizes")) | {
+        "band": []
+    }  # too few sizes
     page = page_of(made)
-    assert rows(page, "scaling")[0][2:] == ["–", "–", "–", "–"] and len(page.section("scaling").all("article")) == 2
+    assert rows(page, "scaling")[0][2:] == ["–"] * 5 and len(page.section("scaling").all("article")) == 2
+
+
+def test_words_that_a_newcomer_lacks_are_defined():
+    made = comparison(2)
+    terms = {d.one("dt").text(): d.one("dd").text() for d in page_of(made).section("method").one("dl").all("div")}
+    assert {"Amount", "Headline metric", "Told apart", "Declared", "By seed", "Bits a byte"} <= {*terms}
+    assert "span_f1 of conll2000" in terms["Headline metric"] and "1.20 M tokens" in terms["Amount"]
+    assert "once one seed has all tasks; seeds that lack one are left out" in terms["Score"]
+    assert "nothing that is recorded" in terms["Pairing proof"] and "nor is the code of" in terms["Pairing proof"]
+    assert "pseudo-likelihood" in terms["Minimal pairs"] and "other fine-tuning seeds" in terms["Interval"]
+    made["suite"]["tasks"] = [task for task in made["suite"]["tasks"] if task["kind"] != "MinimalPairs"]
+    assert "Minimal pairs" not in page_of(made).section("method").text()
 
 
 def test_costs_configs_and_failures():

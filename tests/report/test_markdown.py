@@ -29,6 +29,7 @@ def tables(text: str) -> list[list[list[str]]]:
 
 def test_it_says_what_the_comparison_says():
     made = comparison()
+    made["pretraining_differences"][0] |= {"mean": -0.25, "low": -0.4, "high": -0.1}
     text = comparison_markdown(made)
     assert text.startswith(f"# Comparison: objectives\n\n{made['question']}\n\n**causal** leads **mlm** by ")
     found = sections(text)
@@ -43,16 +44,21 @@ def test_it_says_what_the_comparison_says():
         "Config differences",
         "Cost",
         "Failed",
+        "How to read this",
     ]
     names = [task["name"] for task in made["suite"]["tasks"]]
     ((head, *rows),) = tables(found["Scores"])
-    assert head == ["arm", "score", *names, "bits a byte"]
+    assert head == ["arm", "score", *names, "bits a byte, CausalLM", "bits a byte, MLM(rate=0.15)"]
     for row, arm in zip(rows, made["arms"], strict=True):
         score = arm["score"]
         around = f"{points(score['mean'])} [{points(score['low'])}, {points(score['high'])}]"
         assert row[:2] == [arm["name"], around]
-        assert row[2:-1] == [points(arm["tasks"][name]["mean"]) for name in names]
-    pairs, by_task = tables(found["Differences"])
+        assert [cell == "–" for cell in row[-2:]] == ([0, 1] if arm["name"] == "causal" else [1, 0])
+        assert row[2:-2] == [points(arm["tasks"][name]["mean"]) for name in names]
+    pairs, by_task, validated = tables(found["Differences"])
+    (d,) = made["pretraining_differences"]
+    assert validated[1][:2] == [f"{d['a']} − {d['b']}", "−0.250 [−0.400, −0.100]"]
+    assert "Validation by MLM(rate=0.15): bits a byte, lower is better" in found["Differences"]
     for row, fine, d in zip(pairs[1:], by_task[1:], made["differences"], strict=True):
         assert row == [
             f"{d['a']} − {d['b']}",
@@ -60,7 +66,7 @@ def test_it_says_what_the_comparison_says():
             f"{d['p']:.3f}",
             f"{d['p_holm']:.3f}",
             "no" if d["tie"] else "yes",
-            "paired",
+            "seed by seed",
         ]
         for cell, name in zip(fine[1:], names, strict=True):
             t = d["tasks"][name]
@@ -74,11 +80,12 @@ def test_it_says_what_the_comparison_says():
     assert runs[1] == ["causal", "1,172", "**1.20 M**", "1.19 M", "2.10 T", "2 min 11 s", "1.1 M"]
     assert steps[2] == ["mlm", "MLM(rate=0.15)", "mlm 155", "1,024", "15.1", "1.83 G", "1.96 G", "0.120"]
     ((head, *rates),) = tables(found["Learning rates"])
-    assert head == ["arm", "selected", "×0.5", "×1", "×2"]
+    assert head == ["arm", "chosen", "×0.5", "×1", "×2"]
     assert [[cell.startswith("**") for cell in row[2:]] for row in rates] == [[0, 1, 0], [0, 1, 0], [0, 0, 1]]
     assert "⚠ causal-then-mlm-with-a-long-name" in found["Learning rates"]
     ((_, *fits),) = tables(found["Scaling"])
     assert [row[2] for row in fits] == ["+3.0 points [2.0, 4.0]", "−0.210 [−0.220, −0.200]"]
+    assert [row[4] for row in fits] == ["3", "3"]
     ((_, *configs),) = tables(found["Config differences"])
     changed = [row for arm in made["arms"] for row in arm["difference"]]
     assert [[cell.strip("`") for cell in row[1:]] for row in configs] == changed
@@ -87,8 +94,25 @@ def test_it_says_what_the_comparison_says():
     assert "`ptjax.loop.NonFinite: the loss is nan at step 340; examples 12, 871, 3`" in found["Failed"]
 
 
+def test_it_says_what_weakens_it():
+    made = comparison()
+    made["arms"][1]["score"]["seeds"] = made["arms"][1]["score"]["seeds"][:2]
+    made["differences"][0] |= {"p": 0.03, "p_holm": 0.09}
+    for arm in made["arms"]:
+        arm["rate"]["grid"] = arm["rate"]["grid"][:1]
+    text = comparison_markdown(made)
+    found = sections(text)
+    assert "but not after adjusting for 3 pairs; " in text and "Fewer seeds than planned: **mlm** has 2 of 3" in text
+    assert tables(found["Differences"])[0][1][4] == "before adjusting"
+    assert tables(found["Scores"])[0][2][0] == "mlm, 2 of 3 seeds"
+    assert found["Learning rates"].strip().startswith("One rate each: no arm was tuned")
+    assert "Masks and dropout follow from the seed and are not recorded" in found["Pairing"]
+    assert "the optimizer's are not counted" in found["Budget"]
+    assert "- **Headline metric**: " in found["How to read this"]
+
+
 def test_it_stays_small_and_says_what_is_left():
-    assert len(comparison_markdown(comparison()).encode()) < 12_000
+    assert len(comparison_markdown(comparison()).encode()) < 16_000
     text = comparison_markdown(incomplete())
     assert "Incomplete: still to be done are 2 pre-trainings and 14 fine-tunings." in text
     assert "Pairing" not in sections(text)

@@ -1,14 +1,17 @@
 """A comparison.json as objects to draw: whatever is missing or no finite number in it is None or empty here."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
-from ptjax.report.figures import number
+from ptjax.report.figures import NONE, number
 from ptjax.report.series import Series
 from ptjax.report.values import Interval, Measured, SuiteTask, differing, mapping, numbers, sequence, text
 
-UNITS = {"tokens": "tokens", "predicted_tokens": "predicted tokens", "flops": "FLOPs", "seconds": "seconds"}
+UNITS = {"tokens": "tokens", "predicted_tokens": "predictions", "flops": "FLOPs", "seconds": "seconds"}
+SCORE = "score"
+APART, BEFORE_ADJUSTING, TIE = "yes", "before adjusting", "no"  # whether two arms are told apart
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Arm:
     series: Series
     about: str
     changes: list[str]
+    planned: int
     share: float | None
     after: dict
     objective: str
@@ -82,9 +86,15 @@ class Arm:
 
     @property
     def predicted(self) -> float | None:
-        """Of a hundred tokens that it reads, how many it predicts."""
+        """Predictions a hundred tokens that it reads: an objective may ask more than one of a token."""
         read, asked = number(self.step.get("tokens")), number(self.step.get("predicted_tokens"))
         return 100 * asked / read if read and asked is not None else None
+
+    @property
+    def lacking(self) -> str:
+        """Of how many of its seeds its score is, or its validation where it has none; empty where that is all."""
+        found = len((self.pretraining if self.score.mean is None else self.score).seeds)
+        return f"{found} of {self.planned} seeds" if 0 < found < self.planned else ""
 
     @classmethod
     def read(cls, index: int, value: Any) -> Self:
@@ -94,6 +104,7 @@ class Arm:
             series=Series(index, text(value.get("name"), f"arm {index + 1}")),
             about=text(value.get("about")),
             changes=[text(change) for change in sequence(value.get("changes"))],
+            planned=len(numbers(value.get("seeds"))),
             share=number(value.get("share")),
             after=mapping(value.get("after")),
             objective=text(value.get("objective")),
@@ -122,23 +133,34 @@ class TaskDifference(Interval):
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """By how much arm `a` is above arm `b`."""
+    """By how much arm `a` is above arm `b`, in score, or in a metric of validation, of which less is better.
+
+    told: whether they are told apart: yes, before adjusting for the number of `pairs`, or no.
+    """
 
     a: Series
     b: Series
+    question: str
+    metric: str
     p: float | None
     holm: float | None
     tie: bool
+    told: str
+    pairs: int
     paired: bool | None
     seeds: list[float]
     tasks: dict[str, TaskDifference]
 
     def turned(self) -> "Difference":
-        """The same with the better arm in front."""
-        if self.mean is None or self.mean >= 0:
+        """The same as the lead of the better arm, which is in front."""
+        if self.mean is None:
             return self
-        mean, low, high = (None if v is None else -v for v in (self.mean, self.high, self.low))
-        return Difference(mean, low, high, self.b, self.a, self.p, self.holm, self.tie, self.paired, self.seeds, {})
+        first = (self.mean >= 0) == (self.metric == SCORE) or not self.mean
+        a, b = (self.a, self.b) if first else (self.b, self.a)
+        mean, low, high = self.mean, self.low, self.high
+        if mean < 0:
+            mean, low, high = (None if v is None else -v for v in (mean, high, low))
+        return replace(self, a=a, b=b, mean=mean, low=low, high=high, tasks={})
 
 
 @dataclass(frozen=True)
@@ -171,6 +193,15 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Arms that validation asked the same question: their values of this metric compare."""
+
+    question: str
+    metric: str
+    arms: list[Arm]
+
+
+@dataclass(frozen=True)
 class Fit:
     """A line through the arms of one curve."""
 
@@ -180,6 +211,7 @@ class Fit:
     points: list[tuple[Series, float, float]]
     slope: Interval
     p: float | None
+    sizes: float | None
     r2: float | None
     band: list[tuple[float, float, float, float]]
 
@@ -203,6 +235,7 @@ class Contents:
     suite: str | None
     tasks: list[SuiteTask]
     differences: list[Difference]
+    pretraining: list[Difference]
     proven: bool | None
     proofs: list[Proof]
     fits: list[Fit]
@@ -215,6 +248,8 @@ class Contents:
         series = {arm.name: arm.series for arm in reversed(arms)}
         pairing, suite = mapping(made.get("pairing")), mapping(made.get("suite"))
 
+        confidence = number(made.get("confidence")) or 0.95
+
         def named(value: Any) -> Series:
             return series.get(text(value), Series(None, text(value, "an arm")))
 
@@ -225,7 +260,7 @@ class Contents:
             amount=number(made.get("amount")),
             seeds=numbers(made.get("seeds")),
             select=text(made.get("select"), "loss"),
-            confidence=number(made.get("confidence")) or 0.95,
+            confidence=confidence,
             resamples=made.get("resamples"),
             made=mapping(made.get("made")),
             complete=bool(made.get("complete")),
@@ -235,7 +270,8 @@ class Contents:
             questions=[_question(mapping(q), named) for q in sequence(made.get("curves"))],
             suite=text(suite.get("name"), "unnamed") if suite else None,
             tasks=SuiteTask.read_all(suite),
-            differences=[_difference(mapping(d), named) for d in sequence(made.get("differences"))],
+            differences=_differences(made.get("differences"), named, confidence),
+            pretraining=_differences(made.get("pretraining_differences"), named, confidence, "loss"),
             proven=pairing.get("proven") if isinstance(pairing.get("proven"), bool) else None,
             proofs=[Proof.read(item) for item in sequence(pairing.get("items"))],
             fits=[_fit(mapping(f), named) for f in sequence(made.get("scaling"))],
@@ -258,11 +294,38 @@ class Contents:
         return sorted(scored, key=lambda arm: -arm.score.mean)
 
     @cached_property
-    def objectives(self) -> set[str]:
-        return {arm.objective for arm in self.arms}
+    def asked(self) -> list[Asked]:
+        """Arms that have been validated, by question: those with lines in one chart. What no chart has is alone."""
+        found = [(Asked(q.question, q.metric, []), {series.name for series, _ in q.lines}) for q in self.questions]
+        for arm in self.arms:
+            if arm.pretraining.mean is None:
+                continue
+            its = next((one for one, names in found if one.metric == arm.metric and arm.name in names), None)
+            if its is None:
+                its = Asked(arm.objective or "question not known", arm.metric, [])
+                found.append((its, set()))
+            its.arms.append(arm)
+        return [one for one, _ in found if one.arms]
 
 
-def _difference(value: dict, named: Any) -> Difference:
+def _differences(
+    value: Any, named: Callable[[Any], Series], confidence: float, metric: str = SCORE
+) -> list[Difference]:
+    """metric: where a difference names none."""
+    found = [_difference(mapping(d), named, metric) for d in sequence(value)]
+    pairs = sum(d.p is not None for d in found)
+    return [replace(d, pairs=pairs, told=_told(d, pairs, 1 - confidence)) for d in found]
+
+
+def _told(d: Difference, pairs: int, alpha: float) -> str:
+    if d.mean is None:
+        return NONE
+    if d.tie:
+        return TIE
+    return APART if pairs < 2 or d.holm is not None and d.holm <= alpha + 1e-12 else BEFORE_ADJUSTING
+
+
+def _difference(value: dict, named: Callable[[Any], Series], metric: str) -> Difference:
     interval, paired = Interval.read(value), value.get("paired")
     tasks = {}
     for task, found in mapping(value.get("tasks")).items():
@@ -274,9 +337,13 @@ def _difference(value: dict, named: Any) -> Difference:
         interval.high,
         a=named(value.get("a")),
         b=named(value.get("b")),
+        question=text(value.get("question"), "question not known"),
+        metric=text(value.get("metric"), metric),
         p=number(value.get("p")),
         holm=number(value.get("p_holm")),
         tie=bool(value.get("tie", True)),
+        told=NONE,
+        pairs=0,
         paired=paired if isinstance(paired, bool) else None,
         seeds=numbers(value.get("seeds")),
         tasks=tasks,
@@ -303,6 +370,7 @@ def _fit(value: dict, named: Any) -> Fit:
         points=[(series, x, y) for series, x, y in places if x is not None and x > 0 and y is not None],
         slope=Interval.read(value, "slope"),
         p=number(value.get("p")),
+        sizes=number(value.get("sizes")),
         r2=number(value.get("r2")),
         band=[tuple(row) for row in band if len(row) == 4 and row[0] > 0],
     )

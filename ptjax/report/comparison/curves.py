@@ -3,8 +3,8 @@
 import math
 
 from ptjax.report.comparison.contents import Arm, Contents, Fit, Question
-from ptjax.report.comparison.words import interval, metric_words
-from ptjax.report.figures import NONE, count, plain, points, probability, rate
+from ptjax.report.comparison.words import edge_words, interval, metric_words, rates_words, scaling_words, tried
+from ptjax.report.figures import NONE, count, plain, points, probability, rate, whole
 from ptjax.report.html import Html, element
 from ptjax.report.series import Series, legend
 from ptjax.report.svg import Line, chart, thin
@@ -54,39 +54,25 @@ def _late(line: list[tuple[float, float]], begin: float) -> list[tuple[float, fl
 
 def learning_rates(made: Contents) -> Html | None:
     """A panel an arm: its own loss over the rates tried; one for all: scores over them. And what to mind."""
-    tried = [arm for arm in made.arms if len({t.rate for t in arm.rates.grid}) > 1]
+    words = rates_words(made)
+    if not tried(made):
+        return element("p", words, class_="note") if words else None
     warned = [element("p", element("strong", "⚠ "), words, class_="warning") for words in edge_words(made)]
-    if not tried:
-        known = [arm for arm in made.arms if arm.rates.peak is not None]
-        one = ", ".join(f"{arm.name} {rate(arm.rates.peak)}" for arm in known)
-        return element("p", f"One rate each, so none was selected: {one}.", class_="note") if known else None
-    panels = [_loss(arm) for arm in tried if arm.rates.means("loss")]
+    panels = [_loss(arm) for arm in tried(made) if arm.rates.means("loss")]
     lines, rates = [], set()
-    for arm in tried:
+    for arm in tried(made):
         means = arm.rates.means("score")
         if means:
             rates |= set(means)
             lines.append(_over(arm, {k: [100 * v for v in values] for k, values in means.items()}))
     if lines:
         picture = chart(lines, "score over learning rates", _multiples(rates), **POINTS_AXIS)
-        words = element("p", "score on validation", class_="about")
+        about = element("p", "mean of the trained tasks on validation", class_="about")
         keys = legend([line.series for line in lines])
-        panels.append(element("article", element("h3", "All arms"), words, keys, picture, class_="panel"))
-    by = "its own validation loss" if made.select == "loss" else "the suite's score on validation"
-    words = (
-        f"The same multiples of each arm's peak rate, tried with one seed; a ring around the one selected by {by}. "
-        "Losses have a chart an arm, since those of unlike objectives do not compare; scores share one."
-    )
+        panels.append(element("article", element("h3", "All arms"), about, keys, picture, class_="panel"))
+    words += " A ring is around the chosen one. Losses have a chart an arm, since those of unlike objectives do not "
+    words += "compare; scores share one."
     return element("div", element("p", words, class_="note"), *warned, element("div", *panels, class_="panels"))
-
-
-def edge_words(made: Contents) -> list[str]:
-    return [
-        f"{arm.name}: the selected rate, {rate(arm.rates.peak)}, is at the edge of the grid, and a better one may lie "
-        "beyond it."
-        for arm in made.arms
-        if arm.rates.edge
-    ]
 
 
 def _loss(arm: Arm) -> Html:
@@ -118,6 +104,7 @@ def scaling(made: Contents) -> Html | None:
         Column("Of", "ascending", kind="word"),
         Column("Slope", about="Points for ten times the FLOPs, or an exponent"),
         Column("p", "ascending", about="That the slope is 0"),
+        Column("Sizes", about="Different sizes, on which the slope and p rest"),
         Column("R²"),
         Column("Form", "ascending", kind="word"),
     ]
@@ -128,13 +115,12 @@ def scaling(made: Contents) -> Html | None:
         slope = element("span", said(s.mean, True), class_="mean"), around and element("span", around, class_="sub")
         p = probability(fit.p).removeprefix("p\u00a0=\u00a0").removeprefix("p\u00a0") or NONE
         cells = [Cell(fit.curve, fit.curve), Cell(metric_words(fit.y), fit.y), Cell(slope, s.mean), Cell(p, fit.p)]
+        cells += [Cell(whole(fit.sizes), fit.sizes)]
         cells += [Cell(NONE if fit.r2 is None else f"{fit.r2:.2f}", fit.r2), Cell(fit.form or NONE, fit.form, "prose")]
         rows.append(({}, cells))
     words = (
         f"Arms of one curve over the FLOPs that they spent, a dot a run, with the fitted line and its {made.percent} "
-        "band. The slope is, of a score, the points that ten times the FLOPs add; of a loss, the exponent. Its t has "
-        "as many degrees of freedom as there are sizes, less 2. So few sizes fit many laws: the form is assumed, not "
-        "tested, and says nothing of sizes outside."
+        f"band. {scaling_words()}"
     )
     note = element("p", words, class_="note")
     return element("div", note, element("div", *panels, class_="panels"), table("Slopes", columns, rows, "fit"))

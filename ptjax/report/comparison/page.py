@@ -5,9 +5,11 @@ from typing import Any
 from ptjax.report import folded
 from ptjax.report.comparison.contents import Arm, Contents
 from ptjax.report.comparison.curves import curves, learning_rates, scaling
-from ptjax.report.comparison.scores import differences, scores, tasks
+from ptjax.report.comparison.differences import differences
+from ptjax.report.comparison.scores import scores, tasks
 from ptjax.report.comparison.spent import budget, costs, pairing
-from ptjax.report.comparison.words import Name, after_words, definitions, verdict
+from ptjax.report.comparison.verdict import Name, verdict
+from ptjax.report.comparison.words import after_words, definitions
 from ptjax.report.html import Html, element, page
 from ptjax.report.html import definitions as defined
 

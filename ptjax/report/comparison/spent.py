@@ -3,7 +3,7 @@
 import re
 
 from ptjax.report.comparison.contents import Arm, Contents
-from ptjax.report.comparison.words import after_words, budget_words
+from ptjax.report.comparison.words import STEP, after_words, budget_words, proven_words
 from ptjax.report.figures import NONE, count, duration, number, plain, whole
 from ptjax.report.html import Html, element
 from ptjax.report.series import Series
@@ -18,7 +18,7 @@ MEANINGS = {
     "shown": "differs, and may",
 }
 OF_AMOUNT = "Of the amount that the comparison gives"
-COLUMNS = {"tokens": "Tokens", "predicted_tokens": "Predicted tokens", "flops": "FLOPs", "seconds": "Seconds"}
+COLUMNS = {"tokens": "Tokens", "predicted_tokens": "Predictions", "flops": "FLOPs", "seconds": "Seconds"}
 
 
 def pairing(made: Contents) -> Html | None:
@@ -49,19 +49,6 @@ def pairing(made: Contents) -> Html | None:
     return element("div", element("p", words, class_="note"), table("What is paired", columns, rows, "proof"))
 
 
-def proven_words(made: Contents) -> str:
-    if made.proven is None:
-        return "Whether the arms are paired is not known yet."
-    if not made.proven:
-        return (
-            "Not proven: the arms are compared as they are, and what differs between them may be more than the change."
-        )
-    return (
-        "Proven from what runs recorded while they ran: where their configs agree in what decides a thing, it is equal "
-        "in all of them. It differs only where it is said below, and why."
-    )
-
-
 def status_words(status: str) -> str:
     return MEANINGS.get(status, status or NONE)
 
@@ -88,10 +75,7 @@ def budget(made: Contents) -> Html | None:
     if not any(arm.budget for arm in made.arms):
         return None
     note = element("p", f"{budget_words(made)} The matched column is marked by = and a band.", class_="note")
-    about = (
-        "Predictions that the objective asks for, by term of the loss; FLOPs of matrix products, and of all that XLA "
-    )
-    steps = element("p", f"{about} compiles, whose count may leave out custom kernels.", class_="note apart")
+    steps = element("p", STEP, class_="note apart")
     return element("div", note, _runs(made), steps, _steps(made))
 
 
@@ -127,11 +111,13 @@ def _steps(made: Contents) -> Html:
         Column("A step", "ascending", kind="name"),
         Column("Objective", "ascending", kind="word"),
         Column("Tokens"),
-        Column("Predicted", about="Tokens that the objective asks for"),
-        Column("Of 100 tokens", about="Tokens predicted, of a hundred read"),
+        Column("Predictions", about="That the objective asks for, of all terms of the loss"),
+        Column("Per 100 tokens", about="Predictions a hundred tokens that are read"),
         Column("By term", "ascending", kind="word", about="Predictions by term of the loss"),
-        Column("FLOPs", about="By the formula that counts matrix products"),
-        Column("Compiled", about="FLOPs as the compiler counts them"),
+        Column(
+            "FLOPs", about="By formula: matrix products of the model, forward and backward, without the optimizer's"
+        ),
+        Column("Compiled", about="FLOPs as the compiler counts them, the optimizer's among them"),
         Column("Seconds", about="Measured on this machine"),
     ]
     rows = []

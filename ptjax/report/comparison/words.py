@@ -1,124 +1,23 @@
-"""What a comparison found, in sentences that the page and the Markdown share."""
+"""What has to be said beside the tables of a comparison, on the page and in the Markdown alike."""
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ptjax.report.comparison.contents import Arm, Contents, Difference
-from ptjax.report.figures import NONE, count, duration, plain, points, probability
+from ptjax.report.figures import NONE, count, duration, points, rate
 from ptjax.report.values import Interval, is_count
 
-FEW = 5  # seeds, below which an interval is said to rest on few
-SHOWN = 4  # pairs that the verdict names; the table has all
 METRICS = {"bits_per_byte": "bits a byte", "loss": "loss"}
-
-
-class Name(str):
-    """An arm's name within a sentence."""
-
-
-Sentence = list[str]  # and names
-
-
-def verdict(made: Contents) -> Sentence:
-    """Which arms differ by more than noise and which do not; what that rests on; what is left to do."""
-    if not made.arms:
-        return ["There are no arms to compare."]
-    measured = [d.turned() for d in made.differences if d.mean is not None]
-    if measured:
-        found = [*_joined(_apart(measured, made) + _ties(measured)), ". ", *_rests_on(measured, made)]
-    else:
-        found = _scores(made) if made.ranked or made.suite is not None else _pretraining(made)
-    return [*found, *_left(made)]
-
-
-def _apart(pairs: Sequence[Difference], made: Contents) -> list[Sentence]:
-    """A clause for each arm that leads: whom, and by how much."""
-    apart = sorted((d for d in pairs if not d.tie), key=lambda d: -d.mean)
-    places = {arm.name: place for place, arm in enumerate(made.ranked)}
-    shown = sorted(apart[:SHOWN], key=lambda d: places.get(d.a.name, 0))
-    clauses = []
-    for leader, behind in itertools.groupby(shown, key=lambda d: d.a.name):
-        clause: Sentence = [Name(leader), " leads "]
-        for k, d in enumerate(behind):
-            clause += [", and "] * (k > 0) + [Name(d.b.name), f" by {_far(d)}"]
-            if d.holm is not None and d.p is not None and d.p <= 1 - made.confidence < d.holm:
-                clause.append(f" (though {probability(d.holm)} once adjusted for {len(pairs)} pairs)")
-        clauses.append(clause)
-    more = len(apart) - len(shown)
-    return clauses + ([[f"{more} more pair{'s differ' if more > 1 else ' differs'}"]] if more else [])
-
-
-def _ties(pairs: Sequence[Difference]) -> list[Sentence]:
-    """Pairs that cannot be told apart, where they are few; else the widest of them."""
-    ties = [d for d in pairs if d.tie]
-    alone = len(ties) == len(pairs)
-    if len(ties) > SHOWN or alone and len(ties) > 1:
-        widest = max(ties, key=lambda d: d.mean)
-        many = "No two arms can be told apart" if alone else f"{len(ties)} pairs cannot be told apart"
-        gap = [", the widest gap being ", Name(widest.a.name), " over ", Name(widest.b.name), f" by {_far(widest)}"]
-        return [[many, *gap]]
-    gaps = [[f": {_far(d)} between them"] if alone else [] for d in ties]
-    return [[Name(d.a.name), " and ", Name(d.b.name), " cannot be told apart", *gap] for d, gap in zip(ties, gaps)]
-
-
-def _far(d: Difference) -> str:
-    p = probability(d.p)
-    return f"{points(d.mean)} points{interval(d)}{f', {p}' * bool(p)}"
-
-
-def _joined(clauses: Sequence[Sentence]) -> Sentence:
-    return [part for k, clause in enumerate(clauses) for part in (["; "] * (k > 0) + clause)]
-
-
-def _rests_on(measured: Sequence[Difference], made: Contents) -> Sentence:
-    counts = [int(n) for d in measured for n in d.seeds]
-    words = f"Scores are means over {_tasks(made)}"
-    if not counts:
-        return [f"{words}. "]
-    few, many = min(counts), max(counts)
-    if many == 1:
-        return [f"{words}, of one seed an arm: nothing here says what another seed would change. "]
-    between = f"{few}" if few == many else f"{few} to {many}"
-    return [f"{words}; the intervals rest on {between} seeds an arm{', which are few' * (few < FEW)}. "]
-
-
-def _scores(made: Contents) -> Sentence:
-    """Where there is no difference yet."""
-    if not made.ranked:
-        return [f"No arm has a result on all of {_tasks(made)} yet. "]
-    said = [[Name(arm.name), f" scores {points(arm.score.mean)}{interval(arm.score)}"] for arm in made.ranked[:SHOWN]]
-    if len(made.arms) == 1:
-        rest = f" on average over {_tasks(made)}. It is the only arm: there is nothing to compare it with. "
-    else:
-        rest = f" on average over {_tasks(made)}; no difference is known yet. "
-    return [*_joined(said), rest]
-
-
-def _pretraining(made: Contents) -> Sentence:
-    """Where there is no suite: values that validation gave."""
-    known = [arm for arm in made.arms if arm.pretraining.mean is not None]
-    if not known:
-        return ["There is no suite, and no run is done yet. "]
-    same = len({(arm.objective, arm.metric) for arm in known}) == 1
-    said = [
-        [Name(arm.name), f" has {plain(arm.pretraining.mean)}{interval(arm.pretraining, plain)}"]
-        for arm in known[: 2 * SHOWN]
-    ]
-    words = (
-        METRICS.get(known[0].metric, "validation") if same else "validation, where questions differ and do not compare"
-    )
-    return [f"There is no suite, so there are no scores. In {words}: ", *_joined(said), ". "]
-
-
-def _left(made: Contents) -> Sentence:
-    left = [
-        f"{made.left[key]:,} {word}{'s' * (made.left[key] != 1)}"
-        for key, word in (("runs", "pre-training"), ("cells", "fine-tuning"))
-        if is_count(made.left.get(key)) and made.left[key]
-    ]
-    return (
-        [] if made.complete else [f"Incomplete: still to be done are {' and '.join(left)}." if left else "Incomplete."]
-    )
+PAIRED = {True: "seed by seed", False: "unpaired seeds", None: NONE}
+BITS = (
+    "Bits of the tokens that were asked for over their bytes. Only of a causal model is it how well text is compressed."
+)
+MINIMAL_PAIRS = "Judged by each model's own likelihood: exact for causal models, a pseudo-likelihood for masked ones."
+UNRECORDED = "Masks and dropout follow from the seed and are not recorded; nor is the code of fine-tuning."
+STEP = (
+    "Predictions are what the objective asks for, by term of the loss: more than one of a token where several terms "
+    "ask. FLOPs by formula are matrix products of the model, forward and backward; the optimizer's are not counted, "
+    "and are in the compiled column: all that XLA compiles, whose count may leave out custom kernels."
+)
 
 
 def interval(around: Interval, said: Callable[[float | None], str] = points) -> str:
@@ -131,26 +30,64 @@ def metric_words(metric: str) -> str:
     return METRICS.get(metric, metric)
 
 
+def scores_words(made: Contents) -> str:
+    """What the columns of scores hold."""
+    words = []
+    if made.tasks:
+        words.append(f"Points of 100. Scores with {made.percent} intervals over seeds and examples.")
+    if made.asked:
+        words.append(
+            "Validation is of the end of pre-training, a column a question: values of unlike questions do not compare."
+        )
+    return " ".join(words)
+
+
+def differences_words(made: Contents) -> str:
+    return f"The first arm minus the second, in points of 100, with {made.percent} intervals."
+
+
+def validation_words(d: Difference, percent: str) -> str:
+    """Of a table of differences in what validation measured."""
+    return (
+        f"Validation by {d.question}: {metric_words(d.metric)}, lower is better. The first arm minus the second at the "
+        f"end of pre-training, with {percent} intervals over seeds."
+    )
+
+
+def proven_words(made: Contents) -> str:
+    if made.proven is None:
+        return "Whether the arms are paired is not known yet."
+    if not made.proven:
+        return (
+            "Not proven: the arms are compared as they are, and what differs between them may be more than the change."
+        )
+    return (
+        "Proven from what pre-trainings recorded while they ran: where their configs agree in what decides a thing, it "
+        f"is equal in all of them. It differs only where it is said below, and why. {UNRECORDED}"
+    )
+
+
 def budget_words(made: Contents) -> str:
     """What is equal, and why the rest is not."""
-    known = [arm for arm in made.arms if arm.predicted is not None]
-    amount = f"{_amount(made)} " if made.amount is not None else "the same amount of "
-    words = f"Each arm spends {amount}{made.unit}"
+    words = f"Each arm spends {amount_words(made)}"
     words += (
         ", or the multiple of that in its row. " if any(arm.share not in (None, 1.0) for arm in made.arms) else ". "
     )
+    known = [arm for arm in made.arms if arm.predicted is not None]
     if len({f"{arm.predicted:.3g}" for arm in known}) > 1:
         each = ", ".join(f"{arm.name} {arm.predicted:.3g}" for arm in known[:8])
-        words += f"Objectives ask unlike amounts of the same text: of 100 tokens that are read, they predict {each}. "
+        words += f"Objectives ask unlike amounts of the same text. Predictions a hundred tokens: {each}. "
         words += {
-            "tokens": "At equal tokens, who predicts fewer of them has fewer terms in its loss to learn from. ",
-            "predicted_tokens": "At equal predictions, who predicts fewer of a hundred tokens reads more text. ",
+            "tokens": "At equal tokens, who makes fewer predictions has fewer terms in its loss to learn from. ",
+            "predicted_tokens": "At equal predictions, who makes fewer a hundred tokens reads more text. ",
         }.get(made.match, "Neither text nor predictions are equal where that is. ")
     return words.strip()
 
 
-def _amount(made: Contents) -> str:
-    return duration(made.amount) + " in" if made.match == "seconds" else count(made.amount, 3)
+def amount_words(made: Contents) -> str:
+    if made.amount is None:
+        return f"the same amount of {made.unit}"
+    return duration(made.amount) if made.match == "seconds" else f"{count(made.amount, 3)} {made.unit}"
 
 
 def after_words(arm: Arm) -> str:
@@ -163,69 +100,144 @@ def after_words(arm: Arm) -> str:
     return f"after {arm.after.get('arm') or NONE}{place}{part}"
 
 
-def _tasks(made: Contents) -> str:
-    return f"{len(made.tasks)} task{'s' * (len(made.tasks) != 1)}"
+def tried(made: Contents) -> list[Arm]:
+    """Arms of which more than one rate was tried."""
+    return [arm for arm in made.arms if len({t.rate for t in arm.rates.grid}) > 1]
+
+
+def rates_words(made: Contents) -> str:
+    """How rates were selected; where there is one, that none was; empty where none is known."""
+    if not tried(made):
+        one = ", ".join(f"{arm.name} {rate(arm.rates.peak)}" for arm in made.arms if arm.rates.peak is not None)
+        words = "One rate each: no arm was tuned, and a difference may be one of how well this rate suits it."
+        return f"{words} {one}." if one else ""
+    words = (
+        "The same multiples of each arm's peak rate, tried with the first seed, whose run of the chosen rate is also "
+        f"the first of those that are scored; chosen by {_chosen_by(made)}. Scores here are the mean of the trained "
+        "tasks on validation: tasks without training are left out."
+    )
+    branches = [arm.name for arm in made.arms if arm.after]
+    goes = f"{' and '.join(branches)} go{'es' * (len(branches) == 1)} on from another arm"
+    return f"{words} {goes}: multiples apply from where it leaves." if branches else words
+
+
+def _chosen_by(made: Contents) -> str:
+    return "its own validation loss" if made.select == "loss" else "the mean of the trained tasks on validation"
+
+
+def edge_words(made: Contents) -> list[str]:
+    return [
+        f"{arm.name}: the selected rate, {rate(arm.rates.peak)}, is at the edge of the grid, and a better one may lie "
+        "beyond it."
+        for arm in made.arms
+        if arm.rates.edge
+    ]
+
+
+def scaling_words() -> str:
+    return (
+        "The slope is, of a score, the points that ten times the FLOPs add; of a loss, the exponent. It and its p rest "
+        "on the sizes, not on the runs: t has as many degrees of freedom as there are sizes, less 2. So few sizes fit "
+        "many laws: the form is assumed, not tested, and says nothing of sizes outside."
+    )
 
 
 def definitions(made: Contents) -> list[tuple[str, str]]:
     """How to read a comparison: what its words mean and what it cannot say."""
-    resamples = f"{made.resamples:,}" if is_count(made.resamples) else "the"
-    of_scores = [
+    shown = _of_scores(made) if made.tasks else []
+    if made.tasks and made.differences or made.pretraining:
+        shown += _of_differences(made)
+    if any(one.metric == "bits_per_byte" for one in made.asked):
+        shown.append(("Bits a byte", BITS))
+    return shown + [
         (
-            "Score",
-            "The mean of the tasks' headline metrics, in points of 100. Only an arm with every seed of every task has "
-            "one.",
+            "Pairing proof",
+            "Where arms have the same seeds, runs of one seed saw the same rows in the same order and began with the "
+            "same weights, as far as their configs agree: the hashes of what they recorded are equal. It shows that in "
+            "pre-training nothing that is recorded (tokenizer, rows, first weights, code) differs but what is "
+            f"declared. {UNRECORDED} It does not show that each arm is tuned as well as it could be, nor which part of "
+            "a declared change makes the difference.",
         ),
         (
-            "Interval",
-            f"{made.percent}, over pre-training seeds and over the tasks' examples. Seeds: Student's t, which for "
-            "three of them is wide, because three cannot say how far such runs spread. Examples: what "
-            f"{resamples} bootstrap resamples do to all seeds alike. It may reach beyond 0 or 100. It covers other "
-            "seeds and other examples of the same kind, not another corpus, size, budget or task. Where "
-            "there is one seed it is over examples alone: it says which of two models is better, not which recipe.",
+            "Declared",
+            "Said to differ by the comparison's own config: by what arms change, their seeds or their budgets. What is "
+            "allowed differs without that and was let pass; what may differ is held to nothing.",
         ),
         (
-            "Difference, told apart",
-            "Arm minus arm, of their scores. Two arms are told apart where the interval of their difference lacks 0. "
-            "Those that are not may differ all the same, by as much as its ends.",
+            "Amount",
+            f"What each arm may spend, or its multiple of: {amount_words(made)} of one run, with the prefix of a "
+            "branch. It takes as many steps as that buys; whatever else it spends follows from its objective. Seconds "
+            "are steps times the measured step of this machine.",
         ),
         (
-            "p, p (Holm)",
-            "How often noise alone would make a difference as large, on either side; and the same adjusted for the "
-            "number of pairs, so that any false alarm among them is as rare as one (Holm, 1979). Differences by task "
-            "are not adjusted: of twenty where there is nothing, one is bold.",
-        ),
-        ("Bold", "The highest mean of its column, whether or not it can be told apart."),
-    ]
-    return (of_scores if made.tasks else []) + [
-        (
-            "Paired",
-            "Arms have the same seeds, and runs of one seed saw the same rows in the same order and began with the "
-            "same weights, as far as their configs agree: the hashes of what they recorded are equal. Differences are "
-            "then taken seed by seed. It proves that nothing differs but what is declared. It does not prove that each "
-            "arm is tuned as well as it could be, nor which part of a declared change makes the difference.",
-        ),
-        (
-            "Budget",
-            f"What arms spend equally is {made.unit}; whatever else they spend follows from their objectives. Totals "
-            "are of one run with the prefix of a branch, at the selected rate. Seconds are steps times the measured "
-            "step of this machine.",
-        ),
-        (
-            "Curves",
-            "Losses of different objectives answer different questions, and the lower one is not the better one: a "
+            "Losses",
+            "Those of different objectives answer different questions, and the lower one is not the better one: a "
             "masked token is told by both sides, the next one by the left alone. Only runs that were asked the same "
-            "share a chart.",
+            "compare.",
         ),
         (
             "Learning rate",
-            "The same multiples of an arm's own peak rate for all, tried with the first seed; selected by "
-            + ("the arm's own validation loss" if made.select == "loss" else "the suite's score on validation")
-            + ". Where the selected one is at the edge of the grid, the best may lie beyond it.",
+            "Each arm has rates of its own, multiples of its peak rate, the same multiples for all. Where the chosen "
+            "one is at the edge of the grid, the best may lie beyond it.",
         ),
         (
             "Size",
             "A comparison at the size of a laptop says little about large models: what is ahead early in training, or "
             "with few parameters, may not be ahead later. It is evidence about this size and this budget.",
+        ),
+    ]
+
+
+def _of_scores(made: Contents) -> list[tuple[str, str]]:
+    headlines: dict[str, list[str]] = {}
+    for task in made.tasks:
+        headlines.setdefault(task.metric or "metric not known", []).append(task.name)
+    named = "; ".join(f"{metric} of {', '.join(names)}" for metric, names in headlines.items())
+    shown = [
+        (
+            "Score",
+            "The mean of the tasks' headline metrics, in points of 100. An arm has a score once one seed has all "
+            "tasks; seeds that lack one are left out.",
+        ),
+        ("Headline metric", f"The one of a task's metrics that counts: {named}."),
+    ]
+    if any(task.kind == "MinimalPairs" for task in made.tasks):
+        shown.append(("Minimal pairs", MINIMAL_PAIRS))
+    return shown
+
+
+def _of_differences(made: Contents) -> list[tuple[str, str]]:
+    resamples = f"{made.resamples:,}" if is_count(made.resamples) else "the"
+    alpha = f"{1 - made.confidence:.3g}"
+    examples = (
+        f"Examples: what {resamples} bootstrap resamples do to all seeds alike. It may reach beyond 0 or 100. It is "
+        "not over other training examples of a task (the same subset is used for all), nor another choice of rate, nor "
+        "other fine-tuning seeds where there is one; nor another corpus, size or budget. Of validation it is over "
+        "seeds alone. Where there is one seed it is over examples alone: it says which of two models is better, not "
+        "which recipe."
+    )
+    return [
+        (
+            "Interval",
+            f"{made.percent}, over pre-training seeds{' and test examples' * bool(made.tasks)}. Seeds: Student's t, "
+            "which for three of them is wide, because three cannot say how far such runs spread. "
+            + (examples if made.tasks else "It is not over another choice of rate, another corpus, size or budget."),
+        ),
+        (
+            "Told apart",
+            f"Yes: the interval of the difference lacks 0, and p is at most {alpha} once it is adjusted for the number "
+            "of pairs. Before adjusting: the interval lacks 0, but among so many pairs one like it may come by chance. "
+            "No: the interval holds 0; the arms may differ all the same, by as much as its ends.",
+        ),
+        (
+            "p, p (Holm)",
+            "How often noise alone would make a difference as large, on either side; and the same adjusted for the "
+            "number of pairs, so that any false alarm among them is as rare as one (Holm, 1979). Intervals are not "
+            "adjusted, nor are differences by task: of twenty where there is nothing, one is bold.",
+        ),
+        (
+            "By seed",
+            "Both arms have the same seeds, so that differences are taken seed by seed; what such runs share, the "
+            "pairing proof says.",
         ),
     ]
