@@ -32,8 +32,10 @@ def main(command: cli.Command) -> None:
     study = Study.open(command.config, command.workdir)
     for corpus in study.corpora():
         ensure_prepared(corpus)
+    study.check()
     if command.flags.dry_run:
         return show.budget(study)
+    study.claim()
     if not command.flags.report_only:
         run(study, start)
     contents = report(study)
@@ -47,7 +49,6 @@ def main(command: cli.Command) -> None:
 def run(study: Study, start: Callable[..., None]) -> None:
     """Wave after wave, until nothing is left that can be run. Arms are held against each other before each one."""
     failed: list[str] = []
-    study.check()
     while pieces := study.next(failed):
         failed += jobs.run(pieces, start)
         study.check()

@@ -142,7 +142,8 @@ def budget(study: "Study") -> None:
     console.print(table)
     runs = sum(len(c.seeds_of(arm)) + len(c.rates) - 1 for arm in c.arms)
     tasks = len(c.suite.tasks) if c.suite else 0
-    console.print(f"{runs} pre-trainings, and fine-tunings of each on {tasks} task(s)")
+    tuned = runs if c.select == "score" else sum(len(c.seeds_of(arm)) for arm in c.arms)
+    console.print(f"{runs} pre-trainings, {tuned} of them fine-tuned on {tasks} task(s)")
 
 
 def comparison(contents: dict) -> None:

@@ -170,8 +170,8 @@ def _add_part(there: Provenance, run: "Run", step: int) -> Provenance:
 
 
 def code_hashes(config: Config) -> dict[str, str]:
-    """SHA-256 of ptjax's own code, and of each file that defines a class in the config that is not ptjax's. What such a
-    file imports is not looked at."""
+    """SHA-256 of ptjax's code that trains, and of each file that defines a class in the config that is not ptjax's.
+    What such a file imports is not looked at."""
     own = [cls for value in _classes(config) for cls in value.__mro__ if issubclass(cls, Config)]
     modules = {cls.__module__ for cls in own if not cls.__module__.startswith("ptjax.") or _is_a_guest(cls.__module__)}
     files = {name: getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)}
@@ -189,12 +189,17 @@ def _is_a_guest(module: str) -> bool:
     return module.split(".")[1] in ("configs", "experiments")
 
 
+# What looks at runs and trains none: a page may be drawn otherwise, and runs are as they were.
+ONLOOKERS = ("check", "compare", "leaderboard", "report", "bootstrap", "jobs", "plot", "provenance", "summary")
+
+
 @functools.cache
 def _own_code() -> str:
     folder, whole = Path(ptjax.__file__).parent, hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         name = path.relative_to(folder)
-        if not _is_a_guest(f"ptjax.{'.'.join(name.parts)}"):
+        onlooker = name.with_suffix("").parts[0] in ONLOOKERS
+        if not (onlooker or _is_a_guest(f"ptjax.{'.'.join(name.parts)}")):
             whole.update(f"{name.as_posix()} {hash_file(path)}\n".encode())
     return whole.hexdigest()
 

@@ -100,7 +100,7 @@ def parse(line: str, folder: Path) -> tuple[dict, cli.Command]:
 def test_there_are_commands_to_check():
     lines = [param.values[0] for param in COMMANDS]
     assert len(lines) > 25
-    mains = "prepare pretrain evaluate generate replay check convert embed finetune leaderboard score"
+    mains = "prepare pretrain evaluate generate replay check convert embed finetune leaderboard score compare"
     assert set(mains.split()) == {name for line in lines for name in re.findall(r"experiments\.(\w+)", line)}
 
 
@@ -119,7 +119,7 @@ def test_a_command_is_understood(line, saved, monkeypatch):
         return
     if line.startswith("source "):
         return
-    for page in ("configs.md", "add-an-objective.md", "add-a-model.md", "leaderboard.md"):
+    for page in ("configs.md", "add-an-objective.md", "add-a-model.md", "leaderboard.md", "compare.md"):
         if not ("my_config" in line and page == "add-an-objective.md"):  # two pages have a my_config.py
             save(page, saved)
     parse(line, saved)

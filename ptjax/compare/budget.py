@@ -5,12 +5,13 @@ Tokens are those of the rows; predicted tokens are the predictions that the obje
 products. Seconds are measured, and so is what the compiler counts of FLOPs, which is shown beside the formula.
 """
 
+import bisect
 import dataclasses
 import hashlib
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import chz
@@ -22,6 +23,7 @@ from ptjax.data.pipeline import batch_at
 from ptjax.data.prepared import Prepared
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.files import write_json
+from ptjax.objectives.base import Objective
 from ptjax.summary import count
 from ptjax.train import Experiment, Run
 
@@ -82,8 +84,8 @@ class Measured:
 @dataclasses.dataclass(frozen=True)
 class Allotment:
     """What an arm gets. steps: in all, those of its prefix among them. start: where it leaves the arm that it goes on
-    from, in steps; 0 for an arm of its own. step: the mean cost of its own steps. total: of one run, prefix included.
-    parameters: None where they were not counted."""
+    from, in steps; 0 for an arm of its own. step: the mean cost of its own steps, those behind `start`. total: of one
+    run, prefix included. parameters: None where they were not counted."""
 
     steps: int
     start: int
@@ -97,73 +99,105 @@ class Budget:
     step; seconds that were not measured."""
 
     def __init__(self, comparison: Comparison, measured: Mapping[str, Measured]):
-        self.comparison = comparison
-        self._measured = measured
+        self.comparison, self._measured = comparison, measured
         self._vocabs: dict[str, VocabSpec] = {}
-        self._experiments = {arm.name: comparison.changed(arm) for arm in comparison.arms} | {BASE: comparison.base}
         self.amount = comparison.amount
         if self.amount is None:
-            self.amount = comparison.base.steps * self._unit(BASE)
+            steps = comparison.base.steps
+            self.amount = _matched(self._between(BASE, comparison.base, steps, 0, steps), comparison.match)
+        self._changed = {arm.name: comparison.changed(arm) for arm in comparison.arms}
         self.arms: dict[str, Allotment] = {}
         for arm in comparison.in_order():
             self.arms[arm.name] = self._allot(arm)
 
     def spent(self, arm: Arm, step: int) -> float:
         """Of what is matched, after so many steps of a run of the arm, its prefix included."""
-        return _matched(self._total(arm, step), self.comparison.match)
-
-    def step_at(self, arm: Arm, share: float) -> int:
-        """Of a run of the arm, when this share of the amount is spent."""
-        before, start = (0.0, 0) if arm.after is None else (arm.at, self._leaves(arm))
-        return start + round((share - before) * self.amount / self._unit(arm.name))
-
-    def _leaves(self, arm: Arm) -> int:
-        return self.step_at(self.comparison.arm(arm.after), arm.at)
+        given = self.arms[arm.name]
+        return _matched(self._total(arm, given.start, given.steps, step), self.comparison.match)
 
     def _allot(self, arm: Arm) -> Allotment:
-        start = 0 if arm.after is None else self._leaves(arm)
-        steps = self.step_at(arm, arm.budget)
-        if steps <= start or (arm.after is not None and start < 1):
-            unit = self._unit(arm.name)
+        start, amount = 0, arm.budget * self.amount
+        if arm.after is not None:
+            start = self._leaves(arm)
+        steps = self._steps(arm, start, amount)
+        if steps <= start:
+            unit = _matched(self._total(arm, start, start + 1, start + 1), self.comparison.match)
             raise UserError(
                 f"arm {arm.name}: {arm.budget:g} x {self.amount:.4g} {self.comparison.match} buy less than one step of "
-                f"its own, which costs {unit:.4g}: raise the amount"
+                f"its own; {start + 1} steps cost {unit:.4g}: raise the amount"
             )
+        total = self._total(arm, start, steps, steps)
+        own = self._between(arm.name, self._changed[arm.name], steps, start, steps) * (1 / (steps - start))
         mine = self._measured.get(arm.name)
-        step = self._cost(arm.name)
-        return Allotment(steps, start, step, self._total(arm, steps), mine and mine.parameters)
+        return Allotment(steps, start, own, total, mine and mine.parameters)
 
-    def _total(self, arm: Arm, step: int) -> Cost:
-        """Of the first `step` steps of a run of the arm."""
-        if arm.after is None:
-            return self._cost(arm.name) * step
-        start = self._leaves(arm)
+    def _leaves(self, arm: Arm) -> int:
+        """The step at which it leaves the arm that it goes on from."""
         parent = self.comparison.arm(arm.after)
-        return self._total(parent, min(step, start)) + self._cost(arm.name) * max(step - start, 0)
+        given, target = self.arms[parent.name], arm.at * self.amount
+        step = _nearest(lambda step: self.spent(parent, step), target, given.start, given.steps)
+        if step <= given.start:
+            raise UserError(
+                f"arm {arm.name}: at={arm.at:g} is not one step after {parent.name} begins, at step {given.start}: "
+                "leave it later"
+            )
+        return step
 
-    def _unit(self, name: str) -> float:
-        return _matched(self._cost(name), self.comparison.match)
+    def _steps(self, arm: Arm, start: int, amount: float) -> int:
+        """How many steps in all cost nearest to the amount."""
 
-    def _cost(self, name: str) -> Cost:
-        """Of the experiment's mean step."""
-        e = self._experiments[name]
-        vocab = e.objective.vocabulary(self._vocab(e))
+        def cost(steps: int) -> float:
+            return _matched(self._total(arm, start, steps, steps), self.comparison.match)
+
+        shortest = start + sum(1 for _ in self._changed[arm.name].objective.parts())  # a step for every stage
+        longest = max(2 * shortest, 2)
+        while cost(longest) < amount:
+            longest *= 2
+        return _nearest(cost, amount, start, longest)
+
+    def _total(self, arm: Arm, start: int, steps: int, step: int) -> Cost:
+        """Of the first `step` steps of a run of the arm that has `steps` and begins at `start`."""
+        before = NOTHING
+        if arm.after is not None:
+            parent = self.comparison.arm(arm.after)
+            given = self.arms[parent.name]
+            before = self._total(parent, given.start, given.steps, min(step, start))
+        return before + self._between(arm.name, self._changed[arm.name], steps, start, step)
+
+    def _between(self, name: str, experiment: Experiment, steps: int, start: int, stop: int) -> Cost:
+        """Of the steps from `start` up to `stop` of a run of `steps`."""
+        if stop <= start:
+            return NOTHING
+        total = NOTHING
+        for place, stage in enumerate(experiment.objective.stages(steps)):
+            count = min(stop, stage.stop) - max(start, stage.start)
+            if count > 0:
+                total += self._step(name, experiment, stage.objective, place) * count
+        return total
+
+    def _step(self, name: str, e: Experiment, objective: Objective, place: int) -> Cost:
+        """Of a step that asks the questions of one stage."""
         rows, length = e.data.batch_size, e.data.length
-        predicted = {term: rows * value for term, value in e.objective.predicted(length).items()}
-        plain = Cost(e.tokens_per_step(), predicted, e.flops_per_step(vocab))
+        flops = 3.0 * rows * objective.flops_per_row(e.model, length, e.objective.vocabulary(self._vocab(e)))
+        predicted = {term: rows * value for term, value in objective.predicted(length).items()}
+        plain = Cost(e.tokens_per_step(), predicted, flops)
         if name not in self._measured:
             return plain
         measured = self._measured[name]
-        stages = e.objective.stages(e.steps)
-        shares = [(stage.stop - stage.start) / e.steps for stage in stages]
-        mean = lambda values: None if None in values else sum(s * v for s, v in zip(shares, values))  # noqa: E731
-        return dataclasses.replace(plain, flops_compiled=mean(measured.flops), seconds=mean(measured.seconds))
+        return dataclasses.replace(plain, flops_compiled=measured.flops[place], seconds=measured.seconds[place])
 
     def _vocab(self, experiment: Experiment) -> VocabSpec:
         corpus = experiment.data.corpus
-        if corpus.path not in self._vocabs:
-            self._vocabs[corpus.path] = Prepared.open(corpus).tokenizer.vocab
-        return self._vocabs[corpus.path]
+        key = to_json(corpus)
+        if key not in self._vocabs:
+            self._vocabs[key] = Prepared.open(corpus).tokenizer.vocab
+        return self._vocabs[key]
+
+
+def _nearest(cost: Callable[[int], float], target: float, low: int, high: int) -> int:
+    """The step in [low, high] whose cost, which grows with it, is nearest to the target."""
+    at = low + bisect.bisect_left(range(low, high), target, key=cost)
+    return at - 1 if at > low and target - cost(at - 1) < cost(at) - target else at
 
 
 def _matched(cost: Cost, match: str) -> float:
@@ -203,38 +237,42 @@ def not_measured(comparison: Comparison, measured: Mapping[str, Measured]) -> di
     }
 
 
+def known(comparison: Comparison, measured: Mapping[str, Measured]) -> dict[str, Measured]:
+    """Those that are of arms as they are now."""
+    left = not_measured(comparison, measured)
+    return {name: m for name, m in measured.items() if name not in left}
+
+
 def measure(comparison: Comparison, workdir: Path) -> None:
     """Compiles and times a training step of every arm that has not been, and keeps what is found in `workdir`.
 
     Arms take turns, so that a machine that gets slower is slow for all. Beside arms that were added later runs one that
     was there, and their seconds are told in its: the same machine on another day would not be fair.
     """
-    known = {name: m for name, m in read_costs(workdir).items() if _still(comparison, name, m)}
-    wanted = not_measured(comparison, known)
+    there = read_costs(workdir)
+    wanted = not_measured(comparison, there)
     if not wanted:
         return
-    experiments = {arm.name: comparison.changed(arm) for arm in comparison.arms}
-    reference = next((name for name in known if name in experiments), None)
+    there = known(comparison, there)
+    reference = next((arm for arm in comparison.arms if arm.name in there), None)
     if reference is not None:
-        wanted = {reference: experiments[reference]} | wanted
+        wanted = {reference.name: comparison.changed(reference)} | wanted
     found = _measured(wanted)
     if reference is not None:
-        factor = sum(known[reference].seconds) / sum(found.pop(reference).seconds)
+        factor = sum(there[reference.name].seconds) / sum(found.pop(reference.name).seconds)
         found = {
             name: dataclasses.replace(m, seconds=tuple(factor * s for s in m.seconds)) for name, m in found.items()
         }
-    write_json(workdir / COSTS, {name: dataclasses.asdict(m) for name, m in (known | found).items()})
-
-
-def _still(comparison: Comparison, name: str, measured: Measured) -> bool:
-    """Whether it is of an arm as it is now; those of arms that are gone are kept, they may come back."""
-    if name not in [arm.name for arm in comparison.arms]:
-        return name != BASE or measured.sha256 == digest(comparison.base)
-    return measured.sha256 == digest(comparison.changed(comparison.arm(name)))
+    write_json(workdir / COSTS, {name: dataclasses.asdict(m) for name, m in (there | found).items()})
 
 
 def _measured(experiments: Mapping[str, Experiment]) -> dict[str, Measured]:
-    timed = {name: _Timed(experiment) for name, experiment in experiments.items()}
+    timed = {}
+    for name, experiment in experiments.items():
+        try:
+            timed[name] = _Timed(experiment)
+        except UserError as error:
+            raise UserError(f"arm {name}: {error}" if name else str(error)) from None
     for _ in range(ROUNDS):
         for one in timed.values():
             one.take_turn()
@@ -284,6 +322,12 @@ def _compiled_flops(run: Run, start: int) -> float | None:
     return flops * jax.device_count() if flops and flops > 0 else None
 
 
+# Keys that change no step's cost.
+IDLE = ("steps", "seed", "init_from", "checkpoint", "evaluation", "logging", "profile")
+
+
 def digest(experiment: Experiment) -> str:
-    """Of its config, SHA-256."""
-    return hashlib.sha256(to_json(experiment).encode()).hexdigest()
+    """SHA-256 of what decides the cost of its steps."""
+    flat = json.loads(to_json(experiment))
+    kept = {key: value for key, value in flat.items() if key.partition(".")[0] not in IDLE}
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()

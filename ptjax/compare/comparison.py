@@ -94,8 +94,11 @@ class Comparison(Config):
             raise ValueError(f"amount={self.amount}: above 0, in {self.match}")
         if not self.rates or len(set(self.rates)) < len(self.rates) or not all(0 < r < math.inf for r in self.rates):
             raise ValueError(f"rates={self.rates}: multiples above 0, at least one, and none twice")
-        if self.select == "score" and self.suite is None:
-            raise ValueError("select=score asks for a suite to score on")
+        if self.select == "score" and (self.suite is None or all(task.zero_shot for task in self.suite.tasks)):
+            raise ValueError("select=score asks for a suite with a task that is trained, to score on its validation")
+        for key in ("branch_from", "until"):
+            if getattr(self.base, key) is not None:
+                raise ValueError(f"base.{key}: where runs begin and pause is the comparison's to say, by after and at")
         for arm in self.arms:
             if arm.after is not None and arm.after not in names:
                 raise ValueError(f"arm {arm.name}: after={arm.after}, but there is no such arm")

@@ -7,9 +7,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ptjax.branch import parse
-from ptjax.checkpoint import committed, has_checkpoint, read_config
-from ptjax.config import UserError, differences, from_json, to_json
+from ptjax.checkpoint import committed, has_checkpoint
+from ptjax.config import UserError, differences, to_json
 from ptjax.data.tokenizers import VocabSpec
 from ptjax.provenance import BATCHES, FILE, Provenance, read_batches
 from ptjax.train import Experiment
@@ -22,13 +21,15 @@ LATER = ("dropout", "attention_dropout", "mlp_dropout", "embedding_dropout", "dt
 
 @dataclasses.dataclass(frozen=True)
 class Ran:
-    """A pre-training run of an arm. rate: multiple of its peak_lr. folder: its workdir."""
+    """A pre-training run of an arm. rate: multiple of its peak_lr. folder: its workdir. parent: the run that it goes on
+    from."""
 
     arm: str
     rate: float
     seed: int
     experiment: Experiment
     folder: Path
+    parent: "Ran | None" = None
 
     @property
     def name(self) -> str:
@@ -49,7 +50,7 @@ def prove(ran: Sequence[Ran], allow: Sequence[str] = ()) -> list[dict[str, Any]]
     begun = [_Begun.read(run) for run in ran if (run.folder / FILE).is_file() or has_checkpoint(run.folder)]
     if not begun:
         return []
-    shared = [prove(begun) for prove in (_tokenizer, _data, _batches, _initial_body, _initial_heads)]
+    shared = [item(begun) for item in (_tokenizer, _data, _batches, _initial_body, _initial_heads)]
     return [item for item in (*shared, _code(begun, allow), _software(begun)) if item["groups"]]
 
 
@@ -72,15 +73,13 @@ class _Begun:
             raise UserError(f"The record of {ran.name} begins behind step {first}: {again}")
         if len(batches) < done:
             raise UserError(f"{ran.folder / BATCHES} ends at step {len(batches)}, and step {done} is done: {again}")
-        return cls(ran, record, batches, tuple(_stretches(ran.experiment)))
+        return cls(ran, record, batches, tuple(_stretches(ran)))
 
 
-def _stretches(experiment: Experiment) -> Iterator[tuple[int, Experiment]]:
-    start = 0
-    if experiment.branch_from is not None:
-        folder, start = parse(experiment.branch_from)
-        yield from _stretches(from_json(read_config(folder), Experiment))
-    yield start, experiment
+def _stretches(ran: Ran) -> Iterator[tuple[int, Experiment]]:
+    if ran.parent is not None:
+        yield from _stretches(ran.parent)
+    yield ran.experiment.first_step, ran.experiment
 
 
 # Evidence of a run: (place, value, what decides it). Where two runs have the same place and the same decides it, their
@@ -108,14 +107,28 @@ def _batches(begun: Sequence[_Begun]) -> dict[str, Any]:
         for (start, e), stop in zip(run.stretches, stops):
             decides = tuple(str(getattr(e.data, name)) for name in ROWS)
             for step in range(start, min(stop, len(run.batches))):
-                yield (e.seed, step + 1), run.batches[step], decides
+                yield (e.seed, step + 1, decides), run.batches[step], None
 
     evidence = {run: list(seen(run)) for run in begun}
     _refuse(evidence, lambda place: f"saw different rows in step {place[1]}")
     keys = _keys(begun, *(f"data.{name}" for name in ROWS)) + _seeds(begun)
     item = _item("batches", "the rows of each step", evidence, keys)
-    steps = sorted(len(run.batches) for run in begun)[-2:][0]  # that two runs have
-    return item | {"checked": f"{item['checked']}, {_count(steps, 'step')}"}
+    return item | {"checked": item["checked"] + _compared_steps(evidence)}
+
+
+def _compared_steps(evidence: "Evidence") -> str:
+    """Up to which step arms were held against others."""
+    arms: dict[str, set[Hashable]] = {}
+    for run, rows in evidence.items():
+        arms.setdefault(run.ran.arm, set()).update(place for place, _, _ in rows)
+    last = []
+    for arm, places in arms.items():
+        others = set().union(*(found for other, found in arms.items() if other != arm))
+        last.append(max((step for _, step, _ in places & others), default=0))
+    if not max(last):
+        return ", no step of two arms"
+    steps = f"{min(last):,} to " if min(last) < max(last) else ""
+    return f", the first {steps}{_count(max(last), 'step')} of each with another's"
 
 
 def _initial_body(begun: Sequence[_Begun]) -> dict[str, Any]:
@@ -142,7 +155,7 @@ def _initial_heads(begun: Sequence[_Begun]) -> dict[str, Any]:
             seed = run.stretches[0][1].seed
             evidence[run] = [((seed, path, *leaf["shape"]), leaf["hash"], run) for path, leaf in leaves.items()]
     item = _item("initial heads", "leaves of one name and shape", evidence, ["objective", *_seeds(begun)])
-    return item | {"status": item["status"].replace("declared", "shown")}
+    return item if item["status"] == "equal" else item | {"status": "shown"}
 
 
 def _leaves(run: _Begun, body: bool) -> dict[str, dict[str, Any]]:
@@ -162,7 +175,7 @@ def _code(begun: Sequence[_Begun], allow: Sequence[str]) -> dict[str, Any]:
         run: [(name, value, None) for part in run.record.parts for name, value in part["code"].items()] for run in begun
     }
     if "code" not in allow:
-        _refuse(evidence, lambda name: f"were trained by different code, that of {name}", "; or set allow=code,")
+        _refuse(evidence, lambda name: f"were trained by different code, that of {name}", '; or set allow=("code",)')
     text = lambda part: ", ".join(f"{name} {value[:16]}" for name, value in part["code"].items())
     groups = _by_value(begun, text)
     status = "equal" if len(groups) == 1 else "allowed" if _clash(evidence) else "declared"
@@ -189,30 +202,32 @@ def _software(begun: Sequence[_Begun]) -> dict[str, Any]:
 
 class _Clash(NamedTuple):
     place: Hashable
-    runs: tuple[Ran, Ran]
+    runs: tuple[_Begun, _Begun]
     values: tuple[str, str]
 
 
 def _clash(evidence: Evidence) -> _Clash | None:
     """The first place where values differ that have to be equal."""
-    seen: dict[Hashable, tuple[Ran, str]] = {}
+    seen: dict[Hashable, tuple[_Begun, str]] = {}
     for run, rows in evidence.items():
         for place, value, decides in rows:
-            other, before = seen.setdefault((place, decides), (run.ran, value))
+            other, before = seen.setdefault((place, decides), (run, value))
             if value != before:
-                return _Clash(place, (other, run.ran), (before, value))
+                return _Clash(place, (other, run), (before, value))
     return None
 
 
 def _refuse(evidence: Evidence, what: Callable[[Hashable], str], otherwise: str = "") -> None:
     if found := _clash(evidence):
-        one, other = found.runs
+        one, other = (run.ran for run in found.runs)
         names = one.name if one == other else f"{one.name} and {other.name}"
-        folders = " or ".join(dict.fromkeys(str(run.folder) for run in found.runs))
+        folders = " or ".join(dict.fromkeys(str(run.folder) for run in (one, other)))
+        made = [", ".join(f"{key} {run.record.parts[-1][key]}" for key in ("device", "jax")) for run in found.runs]
+        apart = f" They ran on unlike machines: {made[0]}; {made[1]}." if made[0] != made[1] else ""
         raise UserError(
             f"Not paired: {names} {what(found.place)}: {found.values[0][:32]} and {found.values[1][:32]}, though their "
-            f"configs agree in what decides it. Delete the folder of the run that is not as it should be (both, where "
-            f"that is not known), and the same command runs it again: {folders}{otherwise}"
+            f"configs agree in what decides it.{apart} Delete the folder of the run that is not as it should be (both, "
+            f"where that is not known), and the same command runs it again: {folders}{otherwise}"
         )
 
 
@@ -233,7 +248,8 @@ def _item(what: str, of: str, evidence: Evidence, keys: Sequence[str]) -> dict[s
             groups.append(([arm], dict(own)))
     status, about = "equal", "the same in all arms"
     if len(groups) > 1:
-        status, about = "declared", f"not the same in all arms, which differ in {', '.join(keys)}"
+        why = f", which differ in {', '.join(keys)}" if keys else ""
+        status, about = "declared", f"not the same in all arms{why}"
     shown = [{"arms": names, "value": _digest(values)} for names, values in groups]
     return _as_item(what, status, f"{of}: {about}", shown, list(evidence))
 

@@ -7,7 +7,7 @@ import datetime
 import itertools
 import platform
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -16,7 +16,7 @@ from ptjax.bootstrap import Interval
 from ptjax.compare import scaling
 from ptjax.compare.budget import Cost
 from ptjax.compare.comparison import Arm
-from ptjax.compare.differences import Differences, TaskRuns, holm, mean_of_seeds
+from ptjax.compare.differences import Differences, TaskRuns, holm, mean_of_seeds, seed_difference
 from ptjax.compare.runs import Run
 from ptjax.compare.study import Study
 from ptjax.config import UserError, differences, to_json
@@ -50,7 +50,7 @@ class Results:
         self.differences = self._differences()
 
     def contents(self) -> dict[str, Any]:
-        c, left = self.comparison, self._left()
+        c, left, items = self.comparison, self._left(), self.study.pairing()
         suite = c.suite
         return finite(
             {
@@ -76,7 +76,8 @@ class Results:
                 "curves": self._curves(),
                 "suite": suite and {"name": suite.name, "tasks": [r.about() for r in self.study.references.values()]},
                 "differences": self._pairs(),
-                "pairing": {"proven": True, "items": self.study.pairing()},
+                "pretraining_differences": self._validation_pairs(),
+                "pairing": {"proven": _proven(items), "items": items},
                 "scaling": self._scaling(),
                 "failed": self.failed,
             }
@@ -87,16 +88,15 @@ class Results:
         return self.comparison.suite.confidence if self.comparison.suite else 0.95
 
     def _left(self) -> dict[str, int]:
-        """How much is still to come, as far as is known: an arm whose rate is not known has its runs to come."""
-        planned = {run.name: run for run in self._planned}
-        runs = sum(not run.is_done() for run in planned.values())
+        """How much is still to come: where a rate is not known, its runs, of which one is in the grid."""
+        runs = sum(not run.is_done() for run in self._planned)
         tasks = len(self.comparison.suite.tasks) if self.comparison.suite else 0
-        cells = sum(not unit.is_done() for run in planned.values() for unit in self.study.units(run))
+        cells = sum(not unit.is_done() for run in self._planned for unit in self.study.units(run))
         for arm in self.comparison.arms:
             if self.study.selected(arm) is None:
-                seeds, grid = len(self.comparison.seeds_of(arm)), len(self.study.grid(arm))
-                runs += seeds - 1 if grid else len(self.comparison.rates) + seeds - 1
-                cells += seeds * tasks
+                seeds, grid = len(self.comparison.seeds_of(arm)), self.study.grid(arm)
+                runs += seeds - 1 + (0 if grid else len(self.comparison.rates))
+                cells += tasks * (seeds - any(self.study.units(run) for run in grid))
         return {"runs": runs, "cells": cells}
 
     # Reading.
@@ -106,8 +106,7 @@ class Results:
         for run in self._planned:
             if run.arm.name != arm.name:
                 continue
-            if run.error:
-                self.failed.append({"arm": arm.name, "run": run.folder.name, "task": None, "error": run.error})
+            self._note_failure(run)
             selected = run.rate == self.study.selected(arm)
             if run.is_done():
                 tasks = {unit.config.task.name: self._result(run, unit) for unit in self.study.units(run)}
@@ -116,6 +115,15 @@ class Results:
                     found.append(Scored(run, run.validation(), whole))
         order = {seed: place for place, seed in enumerate(self.comparison.seeds_of(arm))}
         return sorted(found, key=lambda scored: order[scored.run.seed])
+
+    def _note_failure(self, run: Run) -> None:
+        """Of the run, and of the beginning that it may have been waiting for."""
+        if run.error:
+            failure = {"arm": run.arm.name, "run": run.name.partition("/")[2], "task": None, "error": run.error}
+            if failure not in self.failed:
+                self.failed.append(failure)
+        if run.parent is not None:
+            self._note_failure(run.parent)
 
     def _result(self, run: Run, unit: Unit) -> Result | None:
         task = unit.config.task.name
@@ -217,7 +225,7 @@ class Results:
 
     def _pretraining(self, arm: Arm, found: Sequence[Scored]) -> dict[str, Any] | None:
         metric = self._metric(arm)
-        values = [scored.validation[metric] for scored in found if metric in scored.validation]
+        values = [scored.validation[metric] for scored in found]
         if not values:
             return None
         return {"metric": metric, **_interval(mean_of_seeds(values, self._confidence)), "seeds": values}
@@ -266,23 +274,40 @@ class Results:
                 tasks[task] = _interval(one) | {"p": one.p}
             about = {"p": found.p, "tie": found.tie, "paired": found.paired, "seeds": list(found.seeds)}
             pairs.append({"a": a, "b": b, **_interval(found), **about, "tasks": tasks})
-        for pair, p in zip(pairs, holm([pair["p"] for pair in pairs])):
-            pair["p_holm"] = p
-        return pairs
+        return _adjusted(pairs)
 
-    def _curves(self) -> list[dict[str, Any]]:
-        """A chart a question that validation asks: of the same text in rows of the same length."""
+    def _validation_pairs(self) -> list[dict[str, Any]]:
+        """Every pair of arms that were asked the same question: of what validation measures."""
+        pairs = []
+        for question, (metric, arms) in self._questions().items():
+            values = {arm.name: {s.run.seed: s.validation[metric] for s in self.scored[arm.name]} for arm in arms}
+            for a, b in itertools.combinations(values, 2):
+                found = seed_difference(values[a], values[b], self._confidence)
+                about = {"p": found.p, "tie": found.tie, "paired": found.paired, "seeds": list(found.seeds)}
+                pairs.append({"a": a, "b": b, "question": question, "metric": metric, **_interval(found), **about})
+        return _adjusted(pairs)
+
+    def _questions(self) -> dict[str, tuple[str, list[Arm]]]:
+        """What validation asks -> (what it measures, who is asked): of the same rows of the same text."""
         groups: dict[tuple, list[Arm]] = defaultdict(list)
         for arm in self.comparison.arms:
             if self.scored[arm.name]:
                 e = self.comparison.changed(arm)
                 asked = words(e.objective.stages(self.budget.arms[arm.name].steps)[-1].objective)
-                groups[asked, e.data.corpus.path, e.data.length, self._metric(arm)].append(arm)
-        questions = [question for question, *_ in groups]
+                rows = e.evaluation.batches and e.evaluation.batches * e.data.batch_size
+                groups[asked, self._metric(arm), e.data.corpus.path, e.data.length, rows].append(arm)
+        asked = [question for question, *_ in groups]
+        found = {}
+        for (question, metric, corpus, length, rows), arms in groups.items():
+            if asked.count(question) > 1:
+                question = f"{question}, {metric} of {rows or 'all'} rows of {length} of {corpus}"
+            found[question] = metric, arms
+        return found
+
+    def _curves(self) -> list[dict[str, Any]]:
+        """A chart a question."""
         charts = []
-        for (question, corpus, length, metric), arms in groups.items():
-            if questions.count(question) > 1:
-                question = f"{question}, {corpus} in rows of {length}"
+        for question, (metric, arms) in self._questions().items():
             lines = []
             for arm in arms:
                 for scored in self.scored[arm.name]:
@@ -299,30 +324,40 @@ class Results:
                 curves[arm.curve].append(arm)
         found = []
         for curve, arms in curves.items():
-            scores = {}
-            for arm in arms:
-                if self._score(arm.name) is not None:
-                    scores[arm] = self._score(arm.name)["seeds"]
+            scores = [(arm, seed, value) for arm in arms for seed, value in self._score_by_seed(arm).items()]
             found.append(self._fit(curve, "score", "score", scores))
-            metrics = {self._metric(arm) for arm in arms}
-            questions = {words(self.comparison.changed(arm).objective) for arm in arms}
-            if len(metrics) == len(questions) == 1:
-                values = {arm: [s.validation[self._metric(arm)] for s in self.scored[arm.name]] for arm in arms}
-                found.append(self._fit(curve, metrics.pop(), "loss", values))
+            for metric, asked in self._questions().values():
+                measured = [(arm, s) for arm in arms if arm in asked for s in self.scored[arm.name]]
+                values = [(arm, s.run.seed, s.validation[metric]) for arm, s in measured]
+                found.append(self._fit(curve, metric, "loss", values))
         return [fit for fit in found if fit is not None]
 
-    def _fit(self, curve: str, y: str, kind: str, values: Mapping[Arm, Sequence[float]]) -> dict[str, Any] | None:
-        points = []
-        for arm, found in values.items():
-            flops = self.budget.arms[arm.name].total.flops
-            seeds = [scored.run.seed for scored in self.scored[arm.name]]
-            points += [{"arm": arm.name, "seed": s, "flops": flops, "value": v} for s, v in zip(seeds, found)]
-        fit = scaling.fit([p["flops"] for p in points], [p["value"] for p in points], kind, self._confidence)
+    def _score_by_seed(self, arm: Arm) -> dict[int, float]:
+        score, tasks = self._score(arm.name), len(self.study.references)
+        seeds = [scored.run.seed for scored in self.scored[arm.name] if len(scored.tasks) == tasks]
+        return dict(zip(seeds, score["seeds"], strict=True)) if score else {}
+
+    def _fit(self, curve: str, y: str, kind: str, values: Sequence[tuple[Arm, int, float]]) -> dict[str, Any] | None:
+        points = [
+            {"arm": arm.name, "seed": seed, "flops": self.budget.arms[arm.name].total.flops, "value": value}
+            for arm, seed, value in values
+        ]
         if not points:
             return None
-        shown = {key: getattr(fit, key, None) for key in ("form", "slope", "low", "high", "p", "r2")}
+        fit = scaling.fit([p["flops"] for p in points], [p["value"] for p in points], kind, self._confidence)
+        shown = {key: getattr(fit, key, None) for key in ("form", "slope", "low", "high", "p", "r2", "sizes")}
         band = [list(row) for row in fit.band] if fit else []
         return {"curve": curve, "y": y, "points": points, **shown, "band": band}
+
+
+def _adjusted(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With p-values adjusted for how many there are."""
+    return [pair | {"p_holm": p} for pair, p in zip(pairs, holm([pair["p"] for pair in pairs]))]
+
+
+def _proven(items: Sequence[dict[str, Any]]) -> bool | None:
+    """False where something that should agree does not and is allowed; None where nothing has been compared."""
+    return all(item["status"] != "allowed" for item in items) if items else None
 
 
 def words(objective: Objective) -> str:

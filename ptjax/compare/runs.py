@@ -1,6 +1,8 @@
 """A pre-training of an arm: a workdir of its own, in the comparison's."""
 
+import contextlib
 import dataclasses
+import math
 from pathlib import Path
 
 import chz
@@ -11,8 +13,10 @@ from ptjax.compare.comparison import Arm, Comparison
 from ptjax.config import UserError, differences, from_json, to_json
 from ptjax.data.manifest import hash_file
 from ptjax.files import write_text
-from ptjax.jobs import Commands, Job
+from ptjax.jobs import Commands, Job, locked
+from ptjax.logging import FILE as METRICS
 from ptjax.logging import read_metrics
+from ptjax.provenance import Provenance
 from ptjax.train import Experiment
 
 ERROR, LOG = "error.txt", "log.txt"
@@ -45,30 +49,27 @@ class Run:
 
     @property
     def done(self) -> int:
-        return int(self.has_step(self.last_step))
-
-    @property
-    def last_step(self) -> int:
-        return self.experiment.until or self.experiment.steps
+        return int(self.has_step(self.experiment.stop))
 
     def is_done(self) -> bool:
-        return self.has_step(self.last_step) and self._is_claimed()
+        return self.has_step(self.experiment.stop) and self._is_claimed()
 
     def has_step(self, step: int) -> bool:
-        return (self._checkpoint(step) / MANIFEST).is_file()
+        return (self.checkpoint(step) / MANIFEST).is_file()
 
     def weights(self) -> dict[str, object]:
         """Of the end of the run, as fine-tunings record those they begin from."""
-        return {"step": self.last_step, "sha256": hash_file(self._checkpoint(self.last_step) / MANIFEST)}
+        return {"step": self.experiment.stop, "sha256": hash_file(self.checkpoint(self.experiment.stop) / MANIFEST)}
 
-    def _checkpoint(self, step: int) -> Path:
+    def checkpoint(self, step: int) -> Path:
         return self.folder / "checkpoints" / str(step)
 
     def _is_claimed(self) -> bool:
         return (self.folder / CONFIG).is_file() and not self._unlike()
 
     def check(self) -> None:
-        """Raises UserError where a run of another experiment is there."""
+        """Raises UserError where a run of another experiment is there, or one that goes on from another state than its
+        parent has now."""
         if not has_checkpoint(self.folder):
             return
         if rows := self._unlike():
@@ -77,6 +78,13 @@ class Run:
                 f"{self.folder} holds a run of another experiment:\n{listed}\nUse another --workdir for the changed "
                 f"comparison, or delete {self.folder} to run it again"
             )
+        if self.parent is not None and self.parent.has_step(self.experiment.first_step):
+            manifest = self.parent.checkpoint(self.experiment.first_step) / MANIFEST
+            if Provenance.read(self.folder).branched["sha256"] != hash_file(manifest):
+                raise UserError(
+                    f"{self.folder} goes on from another state than step {self.experiment.first_step} of "
+                    f"{self.parent.folder} is now: delete {self.folder}, and it is run again"
+                )
 
     def _unlike(self) -> list[tuple[str, str, str]]:
         """Where what it was trained with is not what is asked for."""
@@ -90,10 +98,15 @@ class Run:
         return [row for row in rows if not any(f"{row[0]}.".startswith(f"{free}.") for free in FREE)]
 
     def claim(self) -> None:
-        """Makes its folder that of its experiment. Raises UserError as `check` does."""
+        """Makes its folder that of its experiment. Raises UserError as `check` does, and where a process is at it."""
         self.check()
+        config, text = self.folder / CONFIG, to_json(self.experiment)
+        if config.is_file() and config.read_text() == text:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / CONFIG, to_json(self.experiment))
+        log = self.folder / LOG
+        with locked(log) if log.is_file() else contextlib.nullcontext():
+            write_text(config, text)
 
     def job(self, commands: Commands) -> Job:
         return Job(self.name, (*commands.pretrain, f"--workdir={self.folder}"), self.folder / LOG)
@@ -112,10 +125,17 @@ class Run:
 
     def validation(self) -> dict[str, float]:
         """Scores at its end, as validation gave them."""
-        found = [r for r in read_metrics(self.folder, "validation") if r["step"] == self.last_step]
+        found = [r for r in read_metrics(self.folder, "validation") if r["step"] == self.experiment.stop]
         if not found:
             raise UserError(f"{self.folder} has no validation of its last step: delete it, and it is run again")
-        return {k: v for k, v in found[-1].items() if k not in ("kind", "step", "time") and v is not None}
+        # JSON has no NaN, so the log has null for it.
+        return {k: math.nan if v is None else v for k, v in found[-1].items() if k not in ("kind", "step", "time")}
+
+    def has_diverged(self) -> bool:
+        """Whether it ended by itself, its loss or gradient not finite: to run it again would end alike."""
+        return (self.folder / METRICS).is_file() and any(
+            "is not finite" in event["text"] for event in read_metrics(self.folder, "event")
+        )
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """[step, value] of every validation."""
@@ -123,20 +143,16 @@ class Run:
 
     def seconds(self) -> float:
         """Of its own training steps, compilation left out."""
-        total, before = 0.0, self.experiment_start()
+        total, before = 0.0, self.experiment.first_step
         for record in read_metrics(self.folder):
             total += (record["step"] - before) * (record.get("seconds/step") or 0.0)
             before = record["step"]
         return total
 
-    def experiment_start(self) -> int:
-        """The step that it begins at."""
-        branch = self.experiment.branch_from
-        return 0 if branch is None else int(branch.rpartition("@")[2])
 
-
-# A run may be paused, watched and saved otherwise, and its parent may have moved with it; its length decides its rates.
-FREE = tuple(key for key in MAY_CHANGE if key != "steps")
+# A run may be paused, watched and saved otherwise, and its parent may have moved with it. How long it is decides its
+# rates, and what it is validated on, what is compared.
+FREE = tuple(key for key in MAY_CHANGE if key not in ("steps", "evaluation")) + ("evaluation.every",)
 
 
 def _comparable(experiment: Experiment) -> Experiment:
@@ -163,6 +179,7 @@ class Runs:
             own = max(round(e.evaluation.every * given.steps / e.steps), 1)
             changes["evaluation"] = chz.replace(e.evaluation, every=own)
         if kept := self._kept[arm.name]:
+            kept = tuple(sorted({*kept, *e.checkpoint.keep_steps}))
             changes["checkpoint"] = chz.replace(e.checkpoint, keep_steps=kept)
         folder = self.workdir / arm.name / f"rate{rate:.12g}-seed{seed}"
         if arm.after is not None:
@@ -177,4 +194,4 @@ class Runs:
     def _branching_steps(self, arm: Arm) -> tuple[int, ...]:
         """Where others leave it."""
         leaving = [self.budget.arms[a.name].start for a in self.comparison.arms if a.after == arm.name]
-        return tuple(sorted(set(leaving)))
+        return tuple(leaving)

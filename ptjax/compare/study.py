@@ -10,12 +10,13 @@ WORKDIR/comparison.json, .html, .md     the report
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ptjax.checkpoint import CONFIG, disk_errors, has_checkpoint
-from ptjax.compare.budget import Budget, measure, not_measured, read_costs
+from ptjax.compare.budget import Budget, known, measure, not_measured, read_costs
 from ptjax.compare.comparison import Arm, Comparison
 from ptjax.compare.pairing import Ran, prove
 from ptjax.compare.runs import Run, Runs
@@ -26,9 +27,10 @@ from ptjax.finetune import FineTuning
 from ptjax.jobs import Commands, Job
 from ptjax.leaderboard.references import References
 from ptjax.leaderboard.unit import Unit
+from ptjax.provenance import Provenance, code_hashes
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class Measurement:
     """Of steps of all arms."""
 
@@ -36,10 +38,7 @@ class Measurement:
     name: str = "every arm's step"
     kind: str = "measuring"
     size: int = 1
-
-    @property
-    def done(self) -> int:
-        return int(not self.study.to_measure())
+    done: int = 0
 
     def claim(self) -> None:
         """Its folder is the comparison's."""
@@ -52,6 +51,7 @@ class Measurement:
         """Nothing can follow without it. Raises UserError."""
         if problem is not None:
             raise UserError(f"measuring the arms' steps failed: {problem}")
+        self.done = 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,17 +68,18 @@ class Study:
             raise UserError(f"{workdir} holds {other}, not a comparison: name another --workdir")
         study = cls(comparison, workdir)
         study.references  # what would fail after all runs fails now
-        with disk_errors(workdir):
-            workdir.mkdir(parents=True, exist_ok=True)
-            write_text(workdir / CONFIG, to_json(comparison))
         return study
+
+    def claim(self) -> None:
+        """Makes the workdir the comparison's, as it is now."""
+        with disk_errors(self.workdir):
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            write_text(self.workdir / CONFIG, to_json(self.comparison))
 
     def corpora(self) -> list[Corpus]:
         """Of all arms, each once."""
-        found = {}
-        for experiment in (self.comparison.base, *map(self.comparison.changed, self.comparison.arms)):
-            found.setdefault(experiment.data.corpus.path, experiment.data.corpus)
-        return list(found.values())
+        experiments = (self.comparison.base, *map(self.comparison.changed, self.comparison.arms))
+        return list({to_json(e.data.corpus): e.data.corpus for e in experiments}.values())
 
     def measure(self) -> None:
         """Here, in this process."""
@@ -96,7 +97,7 @@ class Study:
     @property
     def budget(self) -> Budget:
         """Raises UserError: a corpus that is not prepared; seconds that were not measured."""
-        return Budget(self.comparison, read_costs(self.workdir))
+        return Budget(self.comparison, known(self.comparison, read_costs(self.workdir)))
 
     @functools.cached_property
     def runs(self) -> Runs:
@@ -104,20 +105,40 @@ class Study:
         return Runs(self.comparison, self.budget, self.workdir)
 
     def check(self) -> None:
-        """Raises UserError: a run or a fine-tuning of another comparison; arms that should be paired and are not."""
-        if self.to_measure():  # nothing is decided yet
+        """Raises UserError: a run or a fine-tuning of another comparison; arms that should be paired and are not; runs
+        to come that could not be, as the code has changed."""
+        if self.comparison.match == "seconds" and self.to_measure():  # nothing is decided yet
             return
-        for run in self.planned():
+        planned = self.planned()
+        for run in planned:
             run.check()
             for unit in self.units(run):
                 unit.check()
         self.pairing()
+        self._check_code(planned)
+
+    def _check_code(self, planned: Sequence[Run]) -> None:
+        """What is found out after hours otherwise."""
+        begun = [run for run in planned if has_checkpoint(run.folder)]
+        left = [run for run in planned if not run.is_done()]
+        if "code" in self.comparison.allow or not begun or not left:
+            return
+        now, then = (
+            code_hashes(left[0].experiment)["ptjax"],
+            Provenance.read(begun[0].folder).parts[-1]["code"]["ptjax"],
+        )
+        if now != then:
+            raise UserError(
+                f"The code of ptjax is not the one that {begun[0].folder} was trained by: what is left to run would "
+                "not be paired with it. Use that code again, or another --workdir to run all of it with this one, or "
+                "allow=('code',)"
+            )
 
     # What is to be run.
 
     def next(self, failed: Sequence[str] = ()) -> "list[Measurement | Run | Unit]":
-        """All that can be run now and is not done, ready to start; failed: names of what is not tried again. Runs of
-        one seed come before those of the next, so that what is finished early can be compared."""
+        """All that can be run now and is not done, ready to start, seed by seed; failed: names of what is not tried
+        again."""
         if self.to_measure():
             return [Measurement(self)]
         found: dict[str, Run | Unit] = {}
@@ -133,22 +154,25 @@ class Study:
         """Of a run and its tasks, what is left and waits for nothing."""
         if run.is_done():
             yield from (unit for unit in self.units(run) if not unit.is_done())
-        elif run.parent is None or run.parent.has_step(run.experiment_start()) or has_checkpoint(run.folder):
+        elif run.has_diverged():
+            return
+        elif run.parent is None or run.parent.has_step(run.experiment.first_step) or has_checkpoint(run.folder):
             yield run
         else:
             yield from self._ready(run.parent)
 
     def planned(self) -> list[Run]:
         """Runs whose rate is known, those of a grid first, seed by seed."""
-        found = []
+        found: dict[str, tuple[int, Run]] = {}
         for arm in self.comparison.in_order():
-            seeds = self.comparison.seeds_of(arm)
-            found += [(0, run) for run in self.grid(arm)]
+            runs = [(0, run) for run in self.grid(arm)]
             selected = self.selected(arm)
             if selected is not None:
-                runs = [(place, self._run(arm, selected, seed)) for place, seed in enumerate(seeds)]
-                found += [(place, run) for place, run in runs if run and run.name not in [r.name for _, r in found]]
-        return [run for _, run in sorted(found, key=lambda pair: pair[0])]
+                seeds = enumerate(self.comparison.seeds_of(arm))
+                runs += [(place, self._run(arm, selected, seed)) for place, seed in seeds]
+            for place, run in runs:
+                found.setdefault(run.name, (place, run))
+        return [run for _, run in sorted(found.values(), key=lambda pair: pair[0])]
 
     def grid(self, arm: Arm) -> list[Run]:
         """Of every rate, with the arm's first seed; none where its parent's rate is not known yet."""
@@ -169,25 +193,27 @@ class Study:
         return self.runs.of(arm, rate, seed, before)
 
     def selected(self, arm: Arm) -> float | None:
-        """The rate that is used: the only one, or the best of those of the grid that have not failed; None while some
-        are to come."""
+        """The rate that is used: the only one, or the best of the grid; None while some of it is to come, or where all
+        of it has diverged."""
         rates = self.comparison.rates
         if len(rates) == 1:
-            return rates[0]
-        runs = self.grid(arm)
-        scores = {run.rate: self.selection(run) for run in runs if run.error is None}
-        if not scores or None in scores.values():
+            parent = arm.after and self.selected(self.comparison.arm(arm.after))
+            return rates[0] if arm.after is None or parent is not None else None
+        scores = {run.rate: self._merit(run) for run in self.grid(arm)}
+        if not scores or None in scores.values() or max(scores.values()) == -math.inf:
             return None
-        best = max if self.comparison.select == "score" else min
-        return best(sorted(scores), key=lambda rate: scores[rate])
+        return max(sorted(scores), key=lambda rate: scores[rate])
 
-    def selection(self, run: Run) -> float | None:
-        """What a run of the grid is chosen by; None where it is not known yet."""
+    def _merit(self, run: Run) -> float | None:
+        """What a run of the grid is chosen by, higher is better; None where it is not known yet."""
+        if run.has_diverged():
+            return -math.inf
         if not run.is_done():
             return None
-        if self.comparison.select == "loss":
-            return run.validation().get("loss")
-        return self.validation_score(run)
+        if self.comparison.select == "score":
+            return self.validation_score(run)
+        loss = run.validation()["loss"]
+        return -loss if math.isfinite(loss) else -math.inf
 
     def validation_score(self, run: Run) -> float | None:
         """Mean over the tasks that are trained of the validation headline; None where one is not done."""
@@ -220,9 +246,11 @@ class Study:
 
     def pairing(self) -> list[dict[str, Any]]:
         """What is paired, proven of all runs that have begun. Raises UserError where arms differ that should not."""
-        begun = [run for run in self.planned() if has_checkpoint(run.folder)]
-        ran = [Ran(run.arm.name, run.rate, run.seed, run.experiment, run.folder) for run in begun]
-        return prove(ran, self.comparison.allow)
+        return prove([_ran(run) for run in self.planned()], self.comparison.allow)
+
+
+def _ran(run: Run) -> Ran:
+    return Ran(run.arm.name, run.rate, run.seed, run.experiment, run.folder, run.parent and _ran(run.parent))
 
 
 def _other_owner(workdir: Path) -> str | None:

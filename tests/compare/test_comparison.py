@@ -129,6 +129,39 @@ def test_a_schedule_costs_what_its_phases_do(tiny_corpus):
     assert min(mlm, causal) < both < max(mlm, causal)
 
 
+@pytest.mark.parametrize("match", ["tokens", "predicted_tokens", "flops"])
+def test_branches_of_schedules_cost_the_stages_that_they_take(tiny_corpus, match):
+    """Parent: causal, then masked. A child that leaves in the middle has taken the causal half alone; a child that is a
+    schedule itself takes only what of its stages lies behind."""
+    phases = ("objective=Schedule", "objective.phases.0.objective=CausalLM", "objective.phases.1.objective=MLM")
+    arms = (
+        Arm(name="both", changes=phases),
+        Arm(name="masked", after="both", at=0.4),
+        Arm(name="late", changes=phases, after="masked", at=0.6),
+        Arm(name="causal", changes=("objective=CausalLM",)),
+        Arm(name="mlm"),
+    )
+    c = comparison(tiny_corpus, arms=arms, match=match)
+    budget = Budget(chz.replace(c, base=chz.replace(c.base, steps=400)), {})
+    both, masked, late, causal, mlm = budget.arms.values()
+    unit = lambda given: getattr(given.step, match)  # noqa: E731
+    half = both.steps // 2
+    assert budget.spent(arms[0], half) == pytest.approx(half * unit(causal), rel=0.01)
+    assert masked.start < half or match == "tokens"
+    by_hand = min(masked.start, half) * unit(causal) + max(masked.start - half, 0) * unit(mlm)
+    by_hand += (masked.steps - masked.start) * unit(mlm)
+    assert getattr(masked.total, match) == pytest.approx(by_hand, rel=0.01)
+    for given in budget.arms.values():
+        assert getattr(given.total, match) == pytest.approx(budget.amount, rel=0.01)
+    assert late.start > masked.start
+
+
+@pytest.mark.parametrize("key, value", [("until", 5), ("branch_from", "runs/x@3")])
+def test_where_runs_begin_and_pause_is_not_the_base_s_to_say(tiny_corpus, key, value):
+    with pytest.raises(ValueError, match=f"base.{key}"):
+        comparison(tiny_corpus, base=experiment(tiny_corpus, **{key: value}))
+
+
 def test_an_amount_that_buys_nothing_is_refused(tiny_corpus):
     with pytest.raises(UserError, match="arm mlm: .*less than one step"):
         Budget(comparison(tiny_corpus, amount=10.0), {})
@@ -157,5 +190,5 @@ def test_runs_of_an_arm_differ_from_it_in_steps_seed_and_rate_alone(tiny_corpus,
     assert run.experiment.optimizer == chz.replace(c.base.optimizer, peak_lr=2 * c.base.optimizer.peak_lr)
     assert run.experiment.checkpoint.keep_steps == (5,)
     branch = study.runs.of(c.arm("b"), 1.0, 7, run)
-    assert branch.experiment.branch_from == f"{run.folder}@5" and branch.experiment_start() == 5
+    assert branch.experiment.branch_from == f"{run.folder}@5" and branch.experiment.first_step == 5
     assert run.name == "a/rate2-seed7"

@@ -70,6 +70,8 @@ class Here:
 def run(study: Study, **how) -> list[str]:
     """Names of the jobs that ran, in their order."""
     here = Here(**how)
+    study.check()
+    study.claim()
     known = {a.name: Measured(digest(study.comparison.changed(a)), 9, (1e9,), (0.1,)) for a in study.comparison.arms}
     write_json(study.workdir / "costs.json", {name: dataclasses.asdict(m) for name, m in known.items()})
     run_waves(study, here)
@@ -147,6 +149,10 @@ def test_the_report_says_what_was_found(done):
     for (a, b), pair in pairs.items():
         assert pair["mean"] == pytest.approx(arms[a]["score"]["mean"] - arms[b]["score"]["mean"])
         assert pair["paired"] and pair["p_holm"] >= pair["p"] and pair["seeds"] == [2, 2]
+    [pair] = found["pretraining_differences"]
+    assert (pair["a"], pair["b"], pair["metric"]) == ("mlm", "then", "bits_per_byte")
+    means = [arms[name]["pretraining"]["mean"] for name in ("mlm", "then")]
+    assert pair["mean"] == pytest.approx(means[0] - means[1]) and pair["paired"]
     # two arms that are asked the same question share a chart, a third does not
     charts = [{line["arm"] for line in chart["lines"]} for chart in found["curves"]]
     assert sorted(map(sorted, charts)) == [["causal"], ["mlm", "then"]]
@@ -159,7 +165,8 @@ def test_the_report_says_what_was_found(done):
 def test_the_report_proves_what_is_paired(done):
     _, _, found = done
     items = {item["what"]: item for item in found["pairing"]["items"]}
-    assert {"tokenizer", "data", "batches", "code"} <= set(items)
+    assert found["pairing"]["proven"] and {"tokenizer", "data", "batches", "initial body", "code"} <= set(items)
+    assert "the first 10 steps of each with another's" in items["batches"]["checked"]
     for what in ("tokenizer", "data", "batches", "code"):
         assert items[what]["status"] == "equal", items[what]
 
@@ -246,6 +253,54 @@ def test_the_rate_of_the_grid_with_the_lowest_loss_is_used(tiny_corpus, tmp_path
     losses = {row["rate"]: row["loss"] for row in arm["rate"]["grid"]}
     assert arm["rate"]["selected"] == 1.0 and losses[1.0] < losses[1e-6] and arm["rate"]["edge"]
     assert [one["seed"] for one in arm["runs"]] == [0, 1] and found["differences"] == []
+
+
+def test_a_branch_is_of_the_state_that_its_parent_has_now(done, tmp_path):
+    study = copied(done[0], tmp_path / "work")
+    manifest = study.workdir / "causal" / "rate1-seed1" / "checkpoints" / "5" / "manifest.json"
+    manifest.write_text(manifest.read_text() + " ")
+    with pytest.raises(UserError, match="then/rate1-seed1 goes on from another state than step 5 of .*delete"):
+        run(study)
+
+
+def test_what_is_left_is_not_run_with_other_code(done, tmp_path, monkeypatch):
+    study = copied(done[0], tmp_path / "work", arms=(*done[0].comparison.arms, Arm(name="more")))
+    monkeypatch.setattr("ptjax.provenance._own_code", lambda: "f" * 64)
+    with pytest.raises(UserError, match="The code of ptjax is not the one"):
+        run(study)
+    finished = copied(done[0], tmp_path / "again")
+    assert run(finished) == [] and report(finished)["complete"]  # code that only looks at runs may change
+
+
+def test_a_refused_comparison_leaves_the_folder_s_own(done, tmp_path):
+    study = copied(done[0], tmp_path / "work", amount=20 * 512.0)
+    before = (study.workdir / "config.json").read_bytes()
+    with pytest.raises(UserError):
+        run(study)
+    assert (study.workdir / "config.json").read_bytes() == before
+
+
+def test_a_rate_that_diverged_is_out_and_is_not_tried_again(tiny_corpus, tmp_path):
+    """Its log says so; a loss of null is one that was not finite."""
+    c = comparison(tiny_corpus, arms=(Arm(name="mlm"),), rates=(0.5, 1.0), amount=4 * 512.0)
+    study = Study(c, tmp_path)
+    write_json(tmp_path / "costs.json", {"mlm": dataclasses.asdict(Measured(digest(c.base), 9, (1.0,), (1.0,)))})
+    for run_, event in zip(study.grid(c.arms[0]), ("Step 3 is not finite", "Resuming")):
+        run_.claim()
+        lines = [
+            {"kind": "event", "step": 3, "text": event},
+            {"kind": "validation", "step": 4, "time": 0, "loss": None},
+        ]
+        (run_.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    low, high = study.grid(c.arms[0])
+    assert low.has_diverged() and not high.has_diverged()
+    assert study.selected(c.arms[0]) is None and [piece.name for piece in study.next()] == [high.name]
+    (high.folder / "checkpoints" / "4").mkdir(parents=True)
+    (high.folder / "checkpoints" / "4" / "manifest.json").write_text("{}")
+    assert high.is_done() and study.selected(c.arms[0]) is None  # all of it diverged
+    lines[1]["loss"] = 6.5
+    (high.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert study.selected(c.arms[0]) == 1.0
 
 
 def test_what_fails_stops_what_needs_it_and_nothing_else(done, tmp_path):
