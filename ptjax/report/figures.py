@@ -31,6 +31,15 @@ def plain(value: Any, signed: bool = False) -> str:
     return (MINUS if value < 0 else "+" if signed else "") + text
 
 
+def thousandths(value: Any, signed: bool = False) -> str:
+    """A difference of numbers that are shown to three decimals: -0.0534 -> −0.053."""
+    value = number(value)
+    if value is None or abs(value) >= 1000:
+        return plain(value, signed)
+    text = f"{abs(value):.3f}"
+    return (MINUS if value < 0 and float(text) else "+" if signed else "") + text
+
+
 def whole(value: Any) -> str:
     """1172 -> 1,172."""
     value = number(value)

@@ -35,7 +35,7 @@ from ptjax.report.comparison.words import (
     tried,
     validation_words,
 )
-from ptjax.report.figures import NONE, count, duration, plain, points, probability, rate, whole
+from ptjax.report.figures import NONE, count, duration, plain, points, probability, rate, thousandths, whole
 from ptjax.report.html import UNSPEAKABLE
 from ptjax.report.values import Interval
 
@@ -152,7 +152,7 @@ def _differences(made: Contents) -> list[str]:
 def _pairs(pairs: Sequence[Difference]) -> str:
     rows = []
     for d in pairs:
-        said = points if d.metric == SCORE else plain
+        said = points if d.metric == SCORE else thousandths
         far = f"{said(d.mean, True)}{interval(d, said)}"
         rows.append([_pair(d), far, _p(d.p), _p(d.holm), d.told, PAIRED[d.paired]])
     return table(("pair", "difference", "p", "p (Holm)", "told apart", "by seed"), rows)

@@ -2,7 +2,7 @@
 
 from ptjax.report.comparison.contents import APART, SCORE, Contents, Difference, TaskDifference
 from ptjax.report.comparison.words import PAIRED, differences_words, interval, metric_words, validation_words
-from ptjax.report.figures import NONE, plain, points, probability
+from ptjax.report.figures import NONE, points, probability, thousandths
 from ptjax.report.html import Html, element
 from ptjax.report.scale import Scale
 from ptjax.report.svg import track
@@ -28,9 +28,9 @@ def differences(made: Contents) -> Html | None:
 def _table(caption: str, pairs: list[Difference], words: str, percent: str) -> Html:
     """A row a pair, its difference around zero."""
     of_scores = pairs[0].metric == SCORE
-    unit, said = (100, points) if of_scores else (1, plain)
+    unit, said = (100, points) if of_scores else (1, thousandths)
     most = max((unit * abs(v) for d in pairs for v in (d.mean, d.low, d.high) if v is not None), default=1.0)
-    scale = Scale.around([-most, most], least=1.0 if of_scores else 0.0)
+    scale = Scale.around([-most, most], ticks=8, least=1.0 if of_scores else 0.0)
     several = pairs[0].pairs > 1
     columns = [
         Column("Pair", "ascending", kind="name"),
@@ -87,7 +87,7 @@ def _pair(d: Difference) -> Html:
 def _far(d: Difference, scale: Scale, unit: int, percent: str) -> Cell:
     if d.mean is None:
         return Cell(NONE, None, "missing")
-    said = points if d.metric == SCORE else plain
+    said = points if d.metric == SCORE else thousandths
     figures = element("span", said(d.mean, True), class_="mean")
     if d.low is None or d.high is None:
         return Cell(figures, d.mean)

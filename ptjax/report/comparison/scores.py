@@ -18,8 +18,8 @@ def scores(made: Contents) -> Html:
     columns = [Column("Arm", "ascending", kind="name")]
     if made.tasks:
         columns.append(Column("Score", about="Mean of the tasks' headline metrics, points of 100"))
-    columns += [_validation(one) for one in made.asked]
     columns += [Column(task.name, about=f"{task.metric}: mean, and spread over seeds") for task in made.tasks]
+    columns += [_validation(one) for one in made.asked]
     shown = [v for arm in made.arms for v in (arm.score.mean, *drawn(arm.score)) if v is not None]
     scale = Scale.around([100 * v for v in shown], least=5.0, limit=100.0)
     best = {t.name: max((m for _, m in _means(made, t.name)), default=None) for t in made.tasks}
@@ -29,7 +29,6 @@ def scores(made: Contents) -> Html:
         cells = [Cell(arm.series.who(words or None), arm.name)]
         if made.tasks:
             cells.append(barred(arm.series, arm.score, scale, made.percent))
-        cells += [_validated(arm, one) for one in made.asked]
         for task in made.tasks:
             r = arm.results.get(task.name)
             if r is None or r.mean is None:
@@ -38,6 +37,7 @@ def scores(made: Contents) -> Html:
             spread = f"±\u00a0{points(statistics.stdev(r.seeds))}" if len(r.seeds) > 1 else None
             figures = element("span", points(r.mean), class_="mean"), spread and element("span", spread, class_="sub")
             cells.append(Cell(figures, r.mean, "task best" if r.mean == best[task.name] else "task"))
+        cells += [_validated(arm, one) for one in made.asked]
         rows.append((arm.series.attributes, cells))
     words = scores_words(made)
     if made.tasks:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from ptjax.report.comparison.contents import APART, BEFORE_ADJUSTING, SCORE, TIE, Contents, Difference
 from ptjax.report.comparison.words import interval, metric_words
-from ptjax.report.figures import plain, points, probability
+from ptjax.report.figures import plain, points, probability, thousandths
 from ptjax.report.values import is_count
 
 FEW = 5  # seeds, below which an interval is said to rest on few
@@ -95,7 +95,7 @@ def _far(d: Difference) -> str:
     if d.metric == SCORE:
         return f"{points(d.mean)} points{interval(d)}"
     unit = f" {metric_words(d.metric)}" if d.metric != "loss" else ""
-    return f"{plain(d.mean)}{unit}{interval(d, plain)}"
+    return f"{thousandths(d.mean)}{unit}{interval(d, thousandths)}"
 
 
 def _p(d: Difference) -> str:

@@ -160,14 +160,14 @@ def definitions(made: Contents) -> list[tuple[str, str]]:
         ),
         (
             "Declared",
-            "Said to differ by the comparison's own config: by what arms change, their seeds or their budgets. What is "
-            "allowed differs without that and was let pass; what may differ is held to nothing.",
+            "Said to differ by the comparison's own config: by what arms change, or their seeds. What is allowed "
+            "differs without that and was let pass; what may differ is held to nothing.",
         ),
         (
             "Amount",
-            f"What each arm may spend, or its multiple of: {amount_words(made)} of one run, with the prefix of a "
-            "branch. It takes as many steps as that buys; whatever else it spends follows from its objective. Seconds "
-            "are steps times the measured step of this machine.",
+            f"What one run of each arm spends, a branch its beginning in another arm included: {amount_words(made)}, "
+            "or the arm's multiple of that. It takes as many steps as that buys; whatever else it spends follows from "
+            "its objective. Seconds are steps times the measured step of this machine.",
         ),
         (
             "Losses",
