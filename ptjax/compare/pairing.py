@@ -175,7 +175,7 @@ def _code(begun: Sequence[_Begun], allow: Sequence[str]) -> dict[str, Any]:
         run: [(name, value, None) for part in run.record.parts for name, value in part["code"].items()] for run in begun
     }
     if "code" not in allow:
-        _refuse(evidence, lambda name: f"were trained by different code, that of {name}", '; or set allow=("code",)')
+        _refuse(evidence, lambda name: f"were trained by different code, that of {name}", "; or set allow=code")
     text = lambda part: ", ".join(f"{name} {value[:16]}" for name, value in part["code"].items())
     groups = _by_value(begun, text)
     status = "equal" if len(groups) == 1 else "allowed" if _clash(evidence) else "declared"

@@ -131,7 +131,7 @@ class Study:
             raise UserError(
                 f"The code of ptjax is not the one that {begun[0].folder} was trained by: what is left to run would "
                 "not be paired with it. Use that code again, or another --workdir to run all of it with this one, or "
-                "allow=('code',)"
+                "allow=code"
             )
 
     # What is to be run.

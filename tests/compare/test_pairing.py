@@ -73,7 +73,7 @@ def test_honest_arms_are_paired(honest):
         assert found[what]["status"] == "equal"
         [group] = found[what]["groups"]
         assert group["arms"] == ["mlm", "causal"] and group["value"]
-    assert found["batches"]["checked"] == "2 arms x 2 seeds, 6 steps"
+    assert found["batches"]["checked"] == "2 arms x 2 seeds, the first 6 steps of each with another's"
     assert found["initial heads"]["groups"][0]["arms"] == ["mlm"]  # a causal model has no head of its own
     assert "jax" in found["software"]["groups"][0]["value"]
 
@@ -143,7 +143,7 @@ def test_other_code(honest, bench, monkeypatch, tmp_path):
     monkeypatch.setattr(provenance, "_own_code", lambda: "f" * 64)
     doctored = bench.run("causal", 1, objective=CausalLM(), folder=tmp_path / "causal")
     with pytest.raises(
-        UserError, match=r"were trained by different code, that of ptjax: \w{32} and f{32},.*set allow=code,"
+        UserError, match=r"were trained by different code, that of ptjax: \w{32} and f{32},.*set allow=code"
     ):
         prove([*honest[:3], doctored])
     found = items([*honest[:3], doctored], allow=("code",))
