@@ -26,6 +26,7 @@ from ptjax.report.comparison.words import (
     definitions,
     differences_words,
     edge_words,
+    fitted,
     interval,
     metric_words,
     proven_words,
@@ -235,8 +236,8 @@ def _rates(made: Contents) -> list[str]:
             both = " / ".join(said) or NONE
             cells.append(f"**{both}**" if k == arm.rates.selected else both)
         rows.append(cells)
-    words = f"{words} Loss / score by multiples; bold is chosen."
-    made_of = [prose(words), table(("arm", "chosen", *(f"×{k:g}" for k in rates)), rows)]
+    words = f"{words} Loss / score by multiples; bold is selected."
+    made_of = [prose(words), table(("arm", "selected", *(f"×{k:g}" for k in rates)), rows)]
     return [*made_of, *(f"⚠ {prose(w)}" for w in edge_words(made))]
 
 
@@ -246,9 +247,20 @@ def _scaling(made: Contents) -> list[str]:
         said, unit = (points, " points") if fit.y == "score" else (plain, "")
         slope = f"{said(fit.slope.mean, True)}{unit}{interval(fit.slope, said)}"
         r2 = NONE if fit.r2 is None else f"{fit.r2:.2f}"
-        rows.append([prose(fit.curve), prose(fit.form), slope, _p(fit.p), whole(fit.sizes), r2, str(len(fit.points))])
-    columns = ("curve", "form", "slope", "p", "sizes", "R²", "runs")
-    return [scaling_words(), table(columns, rows, 2)] if rows else []
+        rows.append(
+            [
+                prose(fit.curve),
+                prose(fitted(made, fit)),
+                prose(fit.form),
+                slope,
+                _p(fit.p),
+                whole(fit.sizes),
+                r2,
+                str(len(fit.points)),
+            ]
+        )
+    columns = ("curve", "of", "form", "slope", "p", "sizes", "R²", "runs")
+    return [scaling_words(), table(columns, rows, 3)] if rows else []
 
 
 def _configs(made: Contents) -> list[str]:

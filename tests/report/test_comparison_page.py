@@ -273,14 +273,15 @@ def test_learning_rates_ring_the_selected_one_and_warn_at_the_edge():
 
 def test_scaling_has_its_points_its_line_and_its_slope():
     made = comparison()
+    made["scaling"][1]["points"] = [p for p in made["scaling"][1]["points"] if p["arm"] != "causal"]  # asked otherwise
     page = page_of(made)
     score, bits = page.section("scaling").all("article")
-    assert len(score.all("path", "band")) == 1 and len(bits.all("g")) == 3 + 1
+    assert len(score.all("path", "band")) == 1 and len(bits.all("g")) == 2 + 1
     dots = [p for g in score.all("g") for p in g.all("path", "dots")]
     assert sum(p.attributes["d"].count("M") for p in dots) == 9
     assert [row[:5] for row in rows(page, "scaling")] == [
         ["sizes", "score", "+3.02.0 to 4.0", "< 0.001", "3"],
-        ["sizes", "bits a byte", "−0.210−0.220 to −0.200", "< 0.001", "3"],
+        ["sizes", "bits a byte, MLM(rate=0.15)", "−0.210−0.220 to −0.200", "< 0.001", "3"],
     ]
     made["scaling"][0] |= dict.fromkeys(("form", "slope", "low", "high", "p", "r2", "sizes")) | {
         "band": []

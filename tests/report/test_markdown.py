@@ -80,12 +80,12 @@ def test_it_says_what_the_comparison_says():
     assert runs[1] == ["causal", "1,172", "**1.20 M**", "1.19 M", "2.10 T", "2 min 11 s", "1.1 M"]
     assert steps[2] == ["mlm", "MLM(rate=0.15)", "mlm 155", "1,024", "15.1", "1.83 G", "1.96 G", "0.120"]
     ((head, *rates),) = tables(found["Learning rates"])
-    assert head == ["arm", "chosen", "×0.5", "×1", "×2"]
+    assert head == ["arm", "selected", "×0.5", "×1", "×2"]
     assert [[cell.startswith("**") for cell in row[2:]] for row in rates] == [[0, 1, 0], [0, 1, 0], [0, 0, 1]]
     assert "⚠ causal-then-mlm-with-a-long-name" in found["Learning rates"]
     ((_, *fits),) = tables(found["Scaling"])
-    assert [row[2] for row in fits] == ["+3.0 points [2.0, 4.0]", "−0.210 [−0.220, −0.200]"]
-    assert [row[4] for row in fits] == ["3", "3"]
+    assert [row[3] for row in fits] == ["+3.0 points [2.0, 4.0]", "−0.210 [−0.220, −0.200]"]
+    assert [row[5] for row in fits] == ["3", "3"]
     ((_, *configs),) = tables(found["Config differences"])
     changed = [row for arm in made["arms"] for row in arm["difference"]]
     assert [[cell.strip("`") for cell in row[1:]] for row in configs] == changed

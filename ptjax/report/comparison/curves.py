@@ -3,7 +3,7 @@
 import math
 
 from ptjax.report.comparison.contents import Arm, Contents, Fit, Question
-from ptjax.report.comparison.words import edge_words, interval, metric_words, rates_words, scaling_words, tried
+from ptjax.report.comparison.words import edge_words, fitted, interval, metric_words, rates_words, scaling_words, tried
 from ptjax.report.figures import NONE, count, plain, points, probability, rate, whole
 from ptjax.report.html import Html, element
 from ptjax.report.series import Series, legend
@@ -70,7 +70,7 @@ def learning_rates(made: Contents) -> Html | None:
         about = element("p", "mean of the trained tasks on validation", class_="about")
         keys = legend([line.series for line in lines])
         panels.append(element("article", element("h3", "All arms"), about, keys, picture, class_="panel"))
-    words += " A ring is around the chosen one. Losses have a chart an arm, since those of unlike objectives do not "
+    words += " A ring is around the selected one. Losses have a chart an arm, since those of unlike objectives do not "
     words += "compare; scores share one."
     return element("div", element("p", words, class_="note"), *warned, element("div", *panels, class_="panels"))
 
@@ -98,7 +98,7 @@ def scaling(made: Contents) -> Html | None:
     """A panel a fit, over the logarithm of FLOPs, and a table of the slopes."""
     if not made.fits:
         return None
-    panels = [_fit(fit, made.percent) for fit in made.fits if fit.points]
+    panels = [_fit(fit, fitted(made, fit), made.percent) for fit in made.fits if fit.points]
     columns = [
         Column("Curve", "ascending", kind="name"),
         Column("Of", "ascending", kind="word"),
@@ -114,7 +114,12 @@ def scaling(made: Contents) -> Html | None:
         around = interval(s, said).strip(" []").replace(", ", " to ")
         slope = element("span", said(s.mean, True), class_="mean"), around and element("span", around, class_="sub")
         p = probability(fit.p).removeprefix("p\u00a0=\u00a0").removeprefix("p\u00a0") or NONE
-        cells = [Cell(fit.curve, fit.curve), Cell(metric_words(fit.y), fit.y), Cell(slope, s.mean), Cell(p, fit.p)]
+        cells = [
+            Cell(fit.curve, fit.curve),
+            Cell(fitted(made, fit), fitted(made, fit)),
+            Cell(slope, s.mean),
+            Cell(p, fit.p),
+        ]
         cells += [Cell(whole(fit.sizes), fit.sizes)]
         cells += [Cell(NONE if fit.r2 is None else f"{fit.r2:.2f}", fit.r2), Cell(fit.form or NONE, fit.form, "prose")]
         rows.append(({}, cells))
@@ -126,7 +131,7 @@ def scaling(made: Contents) -> Html | None:
     return element("div", note, element("div", *panels, class_="panels"), table("Slopes", columns, rows, "fit"))
 
 
-def _fit(fit: Fit, percent: str) -> Html:
+def _fit(fit: Fit, of: str, percent: str) -> Html:
     unit = 100 if fit.y == "score" else 1
     of_arm: dict[Series, list] = {}
     for series, x, y in fit.points:
@@ -137,8 +142,8 @@ def _fit(fit: Fit, percent: str) -> Html:
     lines.append(Line(Series(None, f"fit, {percent}"), [middle], band=band))
     across = [x for line in lines for x, _ in line.places()]
     axis = POINTS_AXIS if unit == 100 else {}
-    picture = chart(lines, f"{fit.curve}: {metric_words(fit.y)} over FLOPs", _powers(min(across), max(across)), **axis)
-    about = element("p", f"{metric_words(fit.y)} over FLOPs of a run", class_="about")
+    picture = chart(lines, f"{fit.curve}: {of} over FLOPs", _powers(min(across), max(across)), **axis)
+    about = element("p", f"{of} over FLOPs of a run", class_="about")
     return element("article", element("h3", fit.curve), about, legend(list(of_arm)), picture, class_="panel")
 
 

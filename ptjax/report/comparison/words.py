@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ptjax.report.comparison.contents import Arm, Contents, Difference
+from ptjax.report.comparison.contents import Arm, Contents, Difference, Fit
 from ptjax.report.figures import NONE, count, duration, points, rate
 from ptjax.report.values import Interval, is_count
 
@@ -112,8 +112,8 @@ def rates_words(made: Contents) -> str:
         words = "One rate each: no arm was tuned, and a difference may be one of how well this rate suits it."
         return f"{words} {one}." if one else ""
     words = (
-        "The same multiples of each arm's peak rate, tried with the first seed, whose run of the chosen rate is also "
-        f"the first of those that are scored; chosen by {_chosen_by(made)}. Scores here are the mean of the trained "
+        "The same multiples of each arm's peak rate, tried with the first seed, whose run of the selected rate is also "
+        f"the first of those that are scored; selected by {_selected_by(made)}. Scores here are the mean of the trained "
         "tasks on validation: tasks without training are left out."
     )
     branches = [arm.name for arm in made.arms if arm.after]
@@ -121,7 +121,7 @@ def rates_words(made: Contents) -> str:
     return f"{words} {goes}: multiples apply from where it leaves." if branches else words
 
 
-def _chosen_by(made: Contents) -> str:
+def _selected_by(made: Contents) -> str:
     return "its own validation loss" if made.select == "loss" else "the mean of the trained tasks on validation"
 
 
@@ -132,6 +132,13 @@ def edge_words(made: Contents) -> list[str]:
         for arm in made.arms
         if arm.rates.edge
     ]
+
+
+def fitted(made: Contents, fit: Fit) -> str:
+    """What a fit is of: scores, or a metric of validation and by what question."""
+    arms = {series.name for series, _, _ in fit.points}
+    asked = [one for one in made.asked if one.metric == fit.y and arms & {arm.name for arm in one.arms}]
+    return ", ".join([metric_words(fit.y), *(one.question for one in asked)])
 
 
 def scaling_words() -> str:
@@ -177,7 +184,7 @@ def definitions(made: Contents) -> list[tuple[str, str]]:
         ),
         (
             "Learning rate",
-            "Each arm has rates of its own, multiples of its peak rate, the same multiples for all. Where the chosen "
+            "Each arm has rates of its own, multiples of its peak rate, the same multiples for all. Where the selected "
             "one is at the edge of the grid, the best may lie beyond it.",
         ),
         (
