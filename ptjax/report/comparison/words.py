@@ -113,8 +113,8 @@ def rates_words(made: Contents) -> str:
         return f"{words} {one}." if one else ""
     words = (
         "The same multiples of each arm's peak rate, tried with the first seed, whose run of the selected rate is also "
-        f"the first of those that are scored; selected by {_selected_by(made)}. Scores here are the mean of the trained "
-        "tasks on validation: tasks without training are left out."
+        f"the first of those that are scored; selected by {_selected_by(made)}. Scores here are the mean of the "
+        "trained tasks on validation: tasks without training are left out."
     )
     branches = [arm.name for arm in made.arms if arm.after]
     goes = f"{' and '.join(branches)} go{'es' * (len(branches) == 1)} on from another arm"
