@@ -2,7 +2,8 @@
 
 The trend that is looked at: Clark et al., 2020 (ELECTRA), where RTD beats MLM at equal cost, small models most of all.
 Laptop size: a body of 0.4 million parameters and 1.6 million tokens, where ELECTRA-Small has 14 million. The generator
-costs little here, as MLM at 30 % projects twice as many tokens onto the vocabulary as the generator at 15 % does. RTD makes no likelihood of a text, so that minimal pairs are not among the tasks.
+costs little here, as MLM at 30 % projects twice as many tokens onto the vocabulary as the generator at 15 % does. RTD
+makes no likelihood of a text, so that minimal pairs are not among the tasks.
 
 Base and corpus are those of objectives.py, which says what `books` and `tasks` are.
 """

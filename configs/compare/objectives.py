@@ -4,44 +4,39 @@ The trend that is looked at: Charpentier and Samuel, 2024, "GPT or BERT: why not
 both kinds beats either at equal tokens. Laptop size: a body of 0.4 million parameters that reads 1.6 million tokens,
 where theirs had 30 and 119 million and read up to 100 million words many times over.
 
-`books` is a folder with train/ and validation/ of text files; `tasks` is that of configs/suites/small.py.
+Body and recipe are those of stdlib.py. `books` is a folder with train/ and validation/ of text files; `tasks` is that
+of configs/suites/small.py.
 """
 
 from pathlib import Path
 
+import chz
+
 from ptjax.compare import Arm, Comparison
 from ptjax.config import load
-from ptjax.data.pipeline import Data
 from ptjax.data.prepare import Corpus
 from ptjax.data.sources import TextFiles
 from ptjax.data.tokenizers import SentencePiece
-from ptjax.models import ModernBERT
-from ptjax.objectives import MLM
-from ptjax.optim import WSD, Muon
-from ptjax.train import Evaluation, Experiment
+from ptjax.train import Evaluation
 
+STDLIB = Path(__file__).with_name("stdlib.py")
 SUITE = Path(__file__).parents[1] / "suites" / "small.py"
 
 
 def get_config(books: str, tasks: str, corpus: str = "data/books", steps: int = 800) -> Comparison:
+    prepared = Corpus(
+        path=corpus,
+        source=TextFiles(glob=f"{books}/train/*.txt"),
+        validation=TextFiles(glob=f"{books}/validation/*.txt"),
+        tokenizer=SentencePiece(vocab_size=2048, sample_bytes=2_000_000),
+    )
+    base = load(f"{STDLIB}").base
     return Comparison(
         name="objectives",
         question="Masked or causal language modelling, or both in one: which makes the better body of equal tokens?",
-        base=Experiment(
-            model=ModernBERT(layers=3, width=96, heads=2, hidden=144, max_length=256, std=0.05),
-            objective=MLM(rate=0.3),  # as ModernBERT masks
-            data=Data(
-                corpus=Corpus(
-                    path=corpus,
-                    source=TextFiles(glob=f"{books}/train/*.txt"),
-                    validation=TextFiles(glob=f"{books}/validation/*.txt"),
-                    tokenizer=SentencePiece(vocab_size=2048, sample_bytes=2_000_000),
-                ),
-                length=64,
-                batch_size=32,
-            ),
-            # Constant, then down over the last steps: an arm that goes on from another leaves before that.
-            optimizer=Muon(peak_lr=5e-3, weight_decay=0.1, schedule=WSD(warmup=0.01, cooldown=0.4)),
+        base=chz.replace(
+            base,
+            data=chz.replace(base.data, corpus=prepared),
             steps=steps,
             evaluation=Evaluation(every=max(steps // 4, 1), batches=20),
         ),

@@ -2,8 +2,8 @@
 
 The trend that is looked at: Gisserot-Boukhlef et al., 2025, "Should we still pretrain encoders with masked language
 modeling?" (arXiv 2507.00994), where causal language modelling and then MLM beats MLM alone in a fixed budget of steps.
-Here FLOPs are equal, and at this size the output over the vocabulary makes a causal step cost 1.4 of MLM's: `half` reads
-a seventh less text than `mlm`. Laptop size: a body of 0.4 million parameters, where theirs had up to a billion.
+Here FLOPs are equal, and at this size the output over the vocabulary makes a causal step cost 1.4 of MLM's: `half`
+reads a seventh less text than `mlm`. Laptop size: a body of 0.4 million parameters, where theirs had up to a billion.
 
 Base, corpus and tasks are those of objectives.py, which says what `books` and `tasks` are.
 """

@@ -1,8 +1,9 @@
 """How much better does MLM get with larger bodies? Four sizes of one body read the same million tokens of the standard
 library, and a line is put through what they reach.
 
-The trend that is looked at: loss falls as a power of compute (Kaplan et al., 2020; Hoffmann et al., 2022). Laptop size:
-a factor of ten or so in FLOPs, where theirs are millions. Base and corpus are those of stdlib.py; no tasks.
+What is looked at is loss over size at equal tokens and one rate for all, a factor of ten or so in FLOPs: not the
+compute-optimal law of Kaplan et al. (2020) or Hoffmann et al. (2022), whose tokens grow with the model. Base and corpus
+are those of stdlib.py; no tasks.
 """
 
 from pathlib import Path

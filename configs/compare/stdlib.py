@@ -34,6 +34,7 @@ def get_config(steps: int = 500, corpus: str = "data/stdlib-2k") -> Comparison:
                 length=64,
                 batch_size=32,
             ),
+            # Constant, then down over the last steps: an arm that goes on from another leaves before that.
             optimizer=Muon(peak_lr=5e-3, weight_decay=0.1, schedule=WSD(warmup=0.01, cooldown=0.4)),
             steps=steps,
             evaluation=Evaluation(every=max(steps // 4, 1), batches=20),
