@@ -203,7 +203,9 @@ def _nearest(cost: Callable[[int], float], target: float, low: int, high: int) -
 def _matched(cost: Cost, match: str) -> float:
     value = getattr(cost, match)
     if value is None:
-        raise UserError("match=seconds: the steps of the arms have not been timed yet")
+        raise UserError(
+            "match=seconds: the steps of the arms have not been timed yet; --measure does that, and nothing else"
+        )
     return value
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 from pathlib import Path
 
@@ -51,6 +52,10 @@ class Run:
     def done(self) -> int:
         return int(self.has_step(self.experiment.stop))
 
+    @functools.cached_property
+    def _config(self) -> str:
+        return to_json(self.experiment)
+
     def is_done(self) -> bool:
         return self.has_step(self.experiment.stop) and self._is_claimed()
 
@@ -88,6 +93,9 @@ class Run:
 
     def _unlike(self) -> list[tuple[str, str, str]]:
         """Where what it was trained with is not what is asked for."""
+        config = self.folder / CONFIG
+        if config.is_file() and config.read_text() == self._config:
+            return []
         try:
             there = from_json(read_config(self.folder), Experiment)
         except UserError as error:
@@ -100,13 +108,13 @@ class Run:
     def claim(self) -> None:
         """Makes its folder that of its experiment. Raises UserError as `check` does, and where a process is at it."""
         self.check()
-        config, text = self.folder / CONFIG, to_json(self.experiment)
-        if config.is_file() and config.read_text() == text:
+        config = self.folder / CONFIG
+        if config.is_file() and config.read_text() == self._config:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / LOG
         with locked(log) if log.is_file() else contextlib.nullcontext():
-            write_text(config, text)
+            write_text(config, self._config)
 
     def job(self, commands: Commands) -> Job:
         return Job(self.name, (*commands.pretrain, f"--workdir={self.folder}"), self.folder / LOG)
@@ -168,10 +176,18 @@ class Runs:
     def __init__(self, comparison: Comparison, budget: Budget, workdir: Path):
         self.comparison, self.budget, self.workdir = comparison, budget, workdir
         self._kept = {arm.name: self._branching_steps(arm) for arm in comparison.arms}
+        self._changed = {arm.name: comparison.changed(arm) for arm in comparison.arms}
+        self._made: dict[tuple, Run] = {}
 
     def of(self, arm: Arm, rate: float, seed: int, parent: Run | None = None) -> Run:
         """parent: for an arm that goes on from another, that one's run of the same seed."""
-        e, given = self.comparison.changed(arm), self.budget.arms[arm.name]
+        key = (arm.name, rate, seed, parent and parent.folder)
+        if key not in self._made:
+            self._made[key] = self._make(arm, rate, seed, parent)
+        return self._made[key]
+
+    def _make(self, arm: Arm, rate: float, seed: int, parent: Run | None) -> Run:
+        e, given = self._changed[arm.name], self.budget.arms[arm.name]
         changes = {"steps": given.steps, "seed": seed}
         if rate != 1:
             changes["optimizer"] = chz.replace(e.optimizer, peak_lr=rate * e.optimizer.peak_lr)
