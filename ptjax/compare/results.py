@@ -278,14 +278,16 @@ class Results:
 
     def _validation_pairs(self) -> list[dict[str, Any]]:
         """Every pair of arms that were asked the same question: of what validation measures."""
-        pairs = []
+        every = []
         for question, (metric, arms) in self._questions().items():
+            pairs = []
             values = {arm.name: {s.run.seed: s.validation[metric] for s in self.scored[arm.name]} for arm in arms}
             for a, b in itertools.combinations(values, 2):
                 found = seed_difference(values[a], values[b], self._confidence)
                 about = {"p": found.p, "tie": found.tie, "paired": found.paired, "seeds": list(found.seeds)}
                 pairs.append({"a": a, "b": b, "question": question, "metric": metric, **_interval(found), **about})
-        return _adjusted(pairs)
+            every += _adjusted(pairs)
+        return every
 
     def _questions(self) -> dict[str, tuple[str, list[Arm]]]:
         """What validation asks -> (what it measures, who is asked): of the same rows of the same text."""
