@@ -190,10 +190,10 @@ def test_after_a_kill_only_what_was_lost_is_run_again_and_the_report_is_the_same
 
 
 def test_an_arm_that_is_added_later_trains_only_itself(done, tmp_path):
-    more = Arm(name="more", changes=("objective.rate=0.4",))
+    more = Arm(name="more", changes=("objective.rate=0.4",), seeds=(0,))
     study = copied(done[0], tmp_path / "work", arms=(*done[0].comparison.arms, more))
     ran = run(study)
-    assert sorted(ran) == ["more/rate1-seed0", "more/rate1-seed0/tone", "more/rate1-seed1", "more/rate1-seed1/tone"]
+    assert ran == ["more/rate1-seed0", "more/rate1-seed0/tone"]
     found = report(study)
     assert len(found["differences"]) == 6 and found["complete"]
     assert lasting(found)["arms"][:3] == lasting(done[2])["arms"]
@@ -314,8 +314,7 @@ def test_what_fails_stops_what_needs_it_and_nothing_else(done, tmp_path):
     assert [failure["error"] for failure in found["failed"]] == ["it was not to be"] and not found["complete"]
     arms = {arm["name"]: arm for arm in found["arms"]}
     assert [one["seed"] for one in arms["causal"]["runs"]] == [1]
-    ran = run(study)  # the same command tries it again
-    assert "causal/rate1-seed0" in ran and report(study)["complete"]
+    assert [piece.name for piece in study.next()] == ["causal/rate1-seed0"]  # the same command tries it again
 
 
 def test_steps_are_measured_once_and_an_arm_that_is_added_in_the_first_one_s_seconds(
