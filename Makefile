@@ -2,7 +2,7 @@
 # make test       the same .venv with test extras, whole suite; ARGS="tests/test_config.py -k hostile" picks some
 # make leaderboard  pre-trains two small models that differ in their objective, fine-tunes both on the standard
 #                 library's tasks and ranks them: about ten minutes; runs/leaderboard/leaderboard.html
-# make compare    masked against causal language modelling, paired: two arms, two seeds, four tasks, one report: about
+# make compare    masked against causal language modelling, paired: two arms, three seeds, four tasks, one report: about
 #                 ten minutes; runs/compare/comparison.html
 # make check-all  every objective on every body under all the laws: the table of docs/objectives.md; about an hour, goes on
 #                 where it stopped
