@@ -82,7 +82,9 @@ class Study:
         return list({to_json(e.data.corpus): e.data.corpus for e in experiments}.values())
 
     def measure(self) -> None:
-        """Here, in this process."""
+        """Here, in this process. Raises UserError: a corpus that is not prepared; an arm that cannot be compiled."""
+        with disk_errors(self.workdir):
+            self.workdir.mkdir(parents=True, exist_ok=True)
         measure(self.comparison, self.workdir)
 
     def to_measure(self) -> bool:
