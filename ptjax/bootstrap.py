@@ -31,6 +31,11 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """As reports keep them, {'mean', 'low', 'high'}."""
+        return {"mean": self.mean, "low": self.low, "high": self.high}
+
 
 @dataclass(frozen=True)
 class Difference(Interval):

@@ -67,6 +67,14 @@ class Job:
             _end([process])
 
 
+def keep_problem(path: Path, problem: str | None) -> None:
+    """What stopped a job, in a file that is not there where nothing did."""
+    if problem is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_text(problem + "\n", encoding="utf-8")
+
+
 @contextlib.contextmanager
 def locked(log: Path) -> Iterator[BinaryIO]:
     """A job's log, to append to while nobody else does; processes that inherit the file hold it too. Raises UserError

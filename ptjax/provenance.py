@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ptjax
-from ptjax.checkpoint import disk_errors, is_primary
+from ptjax.checkpoint import disk_errors, is_primary, leaves_by_path
 from ptjax.config import Config, UserError
 from ptjax.data.manifest import hash_file
 from ptjax.data.pipeline import Pipeline, Shard
@@ -210,8 +210,7 @@ def _own_code() -> str:
 def leaf_hashes(params: PyTree, mesh: jax.sharding.Mesh) -> dict[str, dict[str, Any]]:
     """Path of each leaf -> {'shape', 'dtype', 'hash'}: 128 bits of its elements' bits and places, the same however the
     leaf is divided. Computed where it lives: no host holds any of it."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    named = leaves_by_path(params)
     words = np.asarray(_hasher(mesh)(list(named.values())))
     return {
         name: {"shape": list(leaf.shape), "dtype": leaf.dtype.name, "hash": own.astype(">u4").tobytes().hex()}

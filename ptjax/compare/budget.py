@@ -149,7 +149,7 @@ class Budget:
         def cost(steps: int) -> float:
             return _matched(self._total(arm, start, steps, steps), self.comparison.match)
 
-        shortest = start + sum(1 for _ in self._changed[arm.name].objective.parts())  # a step for every stage
+        shortest = start + len(self._changed[arm.name].objective.parts())  # a step for every stage
         longest = max(2 * shortest, 2)
         while cost(longest) < amount:
             longest *= 2

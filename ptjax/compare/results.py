@@ -3,24 +3,21 @@ mean)."""
 
 import contextlib
 import dataclasses
-import datetime
+import functools
 import itertools
-import platform
 from collections import defaultdict
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
-import ptjax
-from ptjax.bootstrap import Interval
 from ptjax.compare import scaling
 from ptjax.compare.budget import Cost
 from ptjax.compare.comparison import Arm
-from ptjax.compare.differences import Differences, TaskRuns, holm, mean_of_seeds, seed_difference
+from ptjax.compare.differences import Difference, Differences, TaskRuns, holm, mean_of_seeds, seed_difference
 from ptjax.compare.runs import Run
 from ptjax.compare.study import Study
 from ptjax.config import UserError, differences, to_json
 from ptjax.files import finite
+from ptjax.leaderboard.board import made
 from ptjax.leaderboard.entry import Result
 from ptjax.leaderboard.submission import as_text
 from ptjax.leaderboard.unit import Unit
@@ -63,12 +60,7 @@ class Results:
                 "select": c.select,
                 "confidence": self._confidence,
                 "resamples": suite.resamples if suite else None,
-                "made": {
-                    "ptjax": ptjax.__version__,
-                    "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-                    "python": platform.python_version(),
-                    "jax": version("jax"),
-                },
+                "made": made(),
                 "complete": not any(left.values()),
                 "left": left,
                 "base": as_text(to_json(c.base)),
@@ -185,7 +177,7 @@ class Results:
             "rate": self._rate(arm),
             "runs": [self._run(arm, scored) for scored in found],
             "pretraining": self._pretraining(arm, found),
-            "score": self._score(arm.name),
+            "score": self._scores[arm.name],
             "tasks": {task: self._task(arm.name, task) for task in self._tasks_of(arm.name)},
             "cost": self._total(arm),
         }
@@ -228,25 +220,28 @@ class Results:
         values = [scored.validation[metric] for scored in found]
         if not values:
             return None
-        return {"metric": metric, **_interval(mean_of_seeds(values, self._confidence)), "seeds": values}
+        return {"metric": metric, **mean_of_seeds(values, self._confidence).figures, "seeds": values}
 
     def _tasks_of(self, arm: str) -> list[str]:
         return [n for n, task in self.differences.tasks.items() if arm in task.seeds] if self.differences else []
 
+    @functools.cached_property
+    def _scores(self) -> dict[str, dict[str, Any] | None]:
+        """By arm; None where a task is lacking."""
+        return {arm.name: self._score(arm.name) for arm in self.comparison.arms}
+
     def _score(self, arm: str) -> dict[str, Any] | None:
-        """None where a task is lacking."""
         if self.differences is None or len(self._tasks_of(arm)) < len(self.study.references):
             return None
         with contextlib.suppress(KeyError):  # no seed that has all tasks
-            score = self.differences.score(arm, self._confidence)
-            return _interval(score) | {"seeds": self.differences.seeds(arm)}
+            return self.differences.score(arm, self._confidence).figures | {"seeds": self.differences.seeds(arm)}
         return None
 
     def _task(self, arm: str, task: str) -> dict[str, Any]:
         runs = [run for scored in self.scored[arm] if task in scored.tasks for run in scored.tasks[task].runs]
         metrics = {name: sum(run.scores[name] for run in runs) / len(runs) for name in runs[0].scores}
-        interval = _interval(self.differences.task(task, arm, self._confidence))
-        return interval | {"seeds": self.differences.task_seeds(task, arm), "metrics": metrics}
+        interval = self.differences.task(task, arm, self._confidence)
+        return interval.figures | {"seeds": self.differences.task_seeds(task, arm), "metrics": metrics}
 
     def _total(self, arm: Arm) -> dict[str, Any]:
         """Of all its runs, those of rates that were not selected too; what it shares with the arm it goes on from is
@@ -264,31 +259,30 @@ class Results:
 
     def _pairs(self) -> list[dict[str, Any]]:
         """Every pair of arms that have a score."""
-        names = [arm.name for arm in self.comparison.arms if self._score(arm.name) is not None]
+        names = [arm.name for arm in self.comparison.arms if self._scores[arm.name] is not None]
         pairs = []
         for a, b in itertools.combinations(names, 2):
             found = self.differences.difference(a, b, self._confidence)
             tasks = {}
             for task in self.differences.tasks:
                 one = self.differences.task_difference(task, a, b, self._confidence)
-                tasks[task] = _interval(one) | {"p": one.p}
-            about = {"p": found.p, "tie": found.tie, "paired": found.paired, "seeds": list(found.seeds)}
-            pairs.append({"a": a, "b": b, **_interval(found), **about, "tasks": tasks})
+                tasks[task] = one.figures | {"p": one.p}
+            pairs.append({"a": a, "b": b, **_about(found), "tasks": tasks})
         return _adjusted(pairs)
 
     def _validation_pairs(self) -> list[dict[str, Any]]:
         """Every pair of arms that were asked the same question: of what validation measures."""
         every = []
-        for question, (metric, arms) in self._questions().items():
+        for question, (metric, arms) in self._questions.items():
             pairs = []
             values = {arm.name: {s.run.seed: s.validation[metric] for s in self.scored[arm.name]} for arm in arms}
             for a, b in itertools.combinations(values, 2):
                 found = seed_difference(values[a], values[b], self._confidence)
-                about = {"p": found.p, "tie": found.tie, "paired": found.paired, "seeds": list(found.seeds)}
-                pairs.append({"a": a, "b": b, "question": question, "metric": metric, **_interval(found), **about})
+                pairs.append({"a": a, "b": b, "question": question, "metric": metric, **_about(found)})
             every += _adjusted(pairs)
         return every
 
+    @functools.cached_property
     def _questions(self) -> dict[str, tuple[str, list[Arm]]]:
         """What validation asks -> (what it measures, who is asked): of the same rows of the same text."""
         groups: dict[tuple, list[Arm]] = defaultdict(list)
@@ -309,7 +303,7 @@ class Results:
     def _curves(self) -> list[dict[str, Any]]:
         """A chart a question."""
         charts = []
-        for question, (metric, arms) in self._questions().items():
+        for question, (metric, arms) in self._questions.items():
             lines = []
             for arm in arms:
                 for scored in self.scored[arm.name]:
@@ -328,14 +322,14 @@ class Results:
         for curve, arms in curves.items():
             scores = [(arm, seed, value) for arm in arms for seed, value in self._score_by_seed(arm).items()]
             found.append(self._fit(curve, "score", "score", scores))
-            for metric, asked in self._questions().values():
+            for metric, asked in self._questions.values():
                 measured = [(arm, s) for arm in arms if arm in asked for s in self.scored[arm.name]]
                 values = [(arm, s.run.seed, s.validation[metric]) for arm, s in measured]
                 found.append(self._fit(curve, metric, "loss", values))
         return [fit for fit in found if fit is not None]
 
     def _score_by_seed(self, arm: Arm) -> dict[int, float]:
-        score, tasks = self._score(arm.name), len(self.study.references)
+        score, tasks = self._scores[arm.name], len(self.study.references)
         seeds = [scored.run.seed for scored in self.scored[arm.name] if len(scored.tasks) == tasks]
         return dict(zip(seeds, score["seeds"], strict=True)) if score else {}
 
@@ -350,6 +344,11 @@ class Results:
         shown = {key: getattr(fit, key, None) for key in ("form", "slope", "low", "high", "p", "r2", "sizes")}
         band = [list(row) for row in fit.band] if fit else []
         return {"curve": curve, "y": y, "points": points, **shown, "band": band}
+
+
+def _about(found: Difference) -> dict[str, Any]:
+    about = {"p": found.p, "tie": found.tie, "paired": found.paired, "seeds": list(found.seeds)}
+    return found.figures | about
 
 
 def _adjusted(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -378,7 +377,3 @@ def _changes(objective: Objective) -> list[tuple[str, str, str]]:
 
 def _cost(cost: Cost) -> dict[str, float | None]:
     return {name: getattr(cost, name) for name in ("tokens", "predicted_tokens", "flops", "seconds")}
-
-
-def _interval(interval: Interval) -> dict[str, float]:
-    return {"mean": interval.mean, "low": interval.low, "high": interval.high}

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import chz
 
-from ptjax.checkpoint import CONFIG, MANIFEST, MAY_CHANGE, has_checkpoint, read_config
+from ptjax.checkpoint import CONFIG, MANIFEST, MAY_CHANGE, Saved, has_checkpoint, read_config
 from ptjax.compare.budget import Budget
 from ptjax.compare.comparison import Arm, Comparison
 from ptjax.config import UserError, differences, from_json, to_json
-from ptjax.data.manifest import hash_file
 from ptjax.files import write_text
-from ptjax.jobs import Commands, Job, locked
+from ptjax.jobs import Commands, Job, keep_problem, locked
 from ptjax.logging import FILE as METRICS
 from ptjax.logging import read_metrics
 from ptjax.provenance import Provenance
@@ -60,14 +59,14 @@ class Run:
         return self.has_step(self.experiment.stop) and self._is_claimed()
 
     def has_step(self, step: int) -> bool:
-        return (self.checkpoint(step) / MANIFEST).is_file()
+        return (self.folder / "checkpoints" / str(step) / MANIFEST).is_file()
 
     def weights(self) -> dict[str, object]:
         """Of the end of the run, as fine-tunings record those they begin from."""
-        return {"step": self.experiment.stop, "sha256": hash_file(self.checkpoint(self.experiment.stop) / MANIFEST)}
+        return {"step": self.experiment.stop, "sha256": self.saved(self.experiment.stop).sha256}
 
-    def checkpoint(self, step: int) -> Path:
-        return self.folder / "checkpoints" / str(step)
+    def saved(self, step: int) -> Saved:
+        return Saved(self.folder / "checkpoints", step)
 
     def _is_claimed(self) -> bool:
         return (self.folder / CONFIG).is_file() and not self._unlike()
@@ -84,8 +83,8 @@ class Run:
                 f"comparison, or delete {self.folder} to run it again"
             )
         if self.parent is not None and self.parent.has_step(self.experiment.first_step):
-            manifest = self.parent.checkpoint(self.experiment.first_step) / MANIFEST
-            if Provenance.read(self.folder).branched["sha256"] != hash_file(manifest):
+            there = self.parent.saved(self.experiment.first_step).sha256
+            if Provenance.read(self.folder).branched["sha256"] != there:
                 raise UserError(
                     f"{self.folder} goes on from another state than step {self.experiment.first_step} of "
                     f"{self.parent.folder} is now: delete {self.folder}, and it is run again"
@@ -120,10 +119,7 @@ class Run:
         return Job(self.name, (*commands.pretrain, f"--workdir={self.folder}"), self.folder / LOG)
 
     def ended(self, problem: str | None) -> None:
-        if problem is None:
-            (self.folder / ERROR).unlink(missing_ok=True)
-        else:
-            (self.folder / ERROR).write_text(problem + "\n", encoding="utf-8")
+        keep_problem(self.folder / ERROR, problem)
 
     @property
     def error(self) -> str | None:
@@ -167,7 +163,7 @@ def _comparable(experiment: Experiment) -> Experiment:
     """Without the folder of the parent."""
     if experiment.branch_from is None:
         return experiment
-    return chz.replace(experiment, branch_from="@" + experiment.branch_from.rpartition("@")[2])
+    return chz.replace(experiment, branch_from=f"@{experiment.first_step}")
 
 
 class Runs:
@@ -207,7 +203,6 @@ class Runs:
         experiment = chz.replace(run.experiment, until=step)
         return dataclasses.replace(run, experiment=experiment, folder=run.folder / f"until-{step}")
 
-    def _branching_steps(self, arm: Arm) -> tuple[int, ...]:
+    def _branching_steps(self, arm: Arm) -> set[int]:
         """Where others leave it."""
-        leaving = [self.budget.arms[a.name].start for a in self.comparison.arms if a.after == arm.name]
-        return tuple(leaving)
+        return {self.budget.arms[a.name].start for a in self.comparison.arms if a.after == arm.name}

@@ -9,7 +9,6 @@ WORKDIR/comparison.json, .html, .md     the report
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from ptjax.data.prepare import Corpus
 from ptjax.files import write_text
 from ptjax.finetune import FineTuning
 from ptjax.jobs import Commands, Job
+from ptjax.leaderboard.owner import other_owner
 from ptjax.leaderboard.references import References
 from ptjax.leaderboard.unit import Unit
 from ptjax.provenance import Provenance, code_hashes
@@ -64,7 +64,7 @@ class Study:
     @classmethod
     def open(cls, comparison: Comparison, workdir: Path) -> "Study":
         """Raises UserError: a folder that holds something else; examples that cannot be read."""
-        if other := _other_owner(workdir):
+        if other := other_owner(workdir, Comparison):
             raise UserError(f"{workdir} holds {other}, not a comparison: name another --workdir")
         study = cls(comparison, workdir)
         study.references  # what would fail after all runs fails now
@@ -125,11 +125,8 @@ class Study:
         left = [run for run in planned if not run.is_done()]
         if "code" in self.comparison.allow or not begun or not left:
             return
-        now, then = (
-            code_hashes(left[0].experiment)["ptjax"],
-            Provenance.read(begun[0].folder).parts[-1]["code"]["ptjax"],
-        )
-        if now != then:
+        there = Provenance.read(begun[0].folder).parts[-1]["code"]["ptjax"]
+        if code_hashes(left[0].experiment)["ptjax"] != there:
             raise UserError(
                 f"The code of ptjax is not the one that {begun[0].folder} was trained by: what is left to run would "
                 "not be paired with it. Use that code again, or another --workdir to run all of it with this one, or "
@@ -253,14 +250,3 @@ class Study:
 
 def _ran(run: Run) -> Ran:
     return Ran(run.arm.name, run.rate, run.seed, run.experiment, run.folder, run.parent and _ran(run.parent))
-
-
-def _other_owner(workdir: Path) -> str | None:
-    """What else lives in the folder."""
-    try:
-        owner = json.loads((workdir / CONFIG).read_text())[""].rpartition(":")[2]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return "something else"
-    return None if owner == Comparison.__name__ else f"another kind of run ({owner})"

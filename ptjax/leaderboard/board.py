@@ -48,7 +48,7 @@ def rank(suite: Suite, references: dict[str, References], entries: Sequence[Entr
                 "rank": leader + 1,
                 "complete": not lacking[entry.name],
                 "missing": [task.name for task in suite.tasks if task.name not in entry.results],
-                "score": _interval(scores[entry.name]) if entry.name in scores else None,
+                "score": scores[entry.name].figures if entry.name in scores else None,
                 "tasks": {
                     task.name: _task(entry.name, task.name, entry.results[task.name], bootstrap, suite.confidence)
                     for task in suite.tasks
@@ -65,16 +65,21 @@ def rank(suite: Suite, references: dict[str, References], entries: Sequence[Entr
         "suite": {"name": suite.name, "tasks": [references[task.name].about() for task in suite.tasks]},
         "confidence": suite.confidence,
         "resamples": suite.resamples,
-        "made": {
-            "ptjax": ptjax.__version__,
-            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "python": platform.python_version(),
-            "jax": version("jax"),
-        },
+        "made": made(),
         "submissions": submissions,
         "failed": [{"submission": entry.name} | failure for entry in entries for failure in entry.failed],
     }
     return finite(board)
+
+
+def made() -> dict[str, str]:
+    """By which versions a report was made, and when."""
+    return {
+        "ptjax": ptjax.__version__,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "jax": version("jax"),
+    }
 
 
 def _bootstrap(suite: Suite, references: dict[str, References], entries: Sequence[Entry]) -> Bootstrap | None:
@@ -93,7 +98,7 @@ def _bootstrap(suite: Suite, references: dict[str, References], entries: Sequenc
 def _task(name: str, task: str, result: Result, bootstrap: Bootstrap, confidence: float) -> dict[str, Any]:
     seeds = [next(iter(run.scores.values())) for run in result.runs]
     return {
-        **_interval(bootstrap.task(task, name, confidence)),
+        **bootstrap.task(task, name, confidence).figures,
         "spread": statistics.stdev(seeds) if len(seeds) > 1 else None,
         "seeds": seeds,
         "runs": [len(seeds), result.asked or len(seeds)],
@@ -104,10 +109,6 @@ def _task(name: str, task: str, result: Result, bootstrap: Bootstrap, confidence
         "grid": result.grid,
         "curves": result.curves,
     }
-
-
-def _interval(interval) -> dict[str, float]:
-    return {"mean": interval.mean, "low": interval.low, "high": interval.high}
 
 
 def _versus(name: str, found: Difference) -> dict[str, Any]:

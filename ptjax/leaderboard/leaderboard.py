@@ -10,7 +10,6 @@ WORKDIR/leaderboard.json, .html           the ranking
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from ptjax.leaderboard.board import rank
 from ptjax.leaderboard.entry import Entry
 from ptjax.files import write_folder, write_json, write_text
 from ptjax.leaderboard.predictions import find_predictions, write_predictions
+from ptjax.leaderboard.owner import other_owner
 from ptjax.leaderboard.references import References
 from ptjax.leaderboard.submission import Submission
 from ptjax.leaderboard.suite import PREDICTIONS, Suite
@@ -53,7 +53,7 @@ class Leaderboard:
         a folder that holds something else; examples that cannot be read; finished runs of another suite. What is wrong
         with a submission that was there before is told by `report`.
         """
-        if other := _other_owner(workdir):
+        if other := other_owner(workdir, Suite):
             raise UserError(f"{workdir} holds {other}, not a leaderboard: name another --workdir")
         if twice := {s.name for s in submissions if [t.name for t in submissions].count(s.name) > 1}:
             raise UserError(f"two submissions are named {', '.join(sorted(twice))}")
@@ -190,17 +190,6 @@ def _check_same(submission: Submission, before: Submission | None, workdir: Path
             f"submission {submission.name} is {shown[0]} on this board, not {shown[1]}: choose another name, or delete "
             f"{workdir / submission.name} to put it in its place"
         )
-
-
-def _other_owner(workdir: Path) -> str | None:
-    """What else lives in the folder."""
-    try:
-        owner = json.loads((workdir / CONFIG).read_text())[""].rpartition(":")[2]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return "something else"
-    return None if owner == Suite.__name__ else f"another kind of run ({owner})"
 
 
 def _check_folder(folder: Path) -> None:

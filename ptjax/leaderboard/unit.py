@@ -14,7 +14,7 @@ from ptjax.finetune import FineTuning, cells
 from ptjax.finetune.cells import CELL, CELLS, ERROR, RESULT, Cell, CellFolder, selected_rate
 from ptjax.finetune.run import MAY_CHANGE
 from ptjax.leaderboard.entry import Result, Run
-from ptjax.jobs import Commands, Job, locked
+from ptjax.jobs import Commands, Job, keep_problem, locked
 from ptjax.leaderboard.lines import read_lines
 from ptjax.leaderboard.predictions import read_predictions
 from ptjax.leaderboard.references import References
@@ -105,10 +105,7 @@ class Unit:
 
     def ended(self, problem: str | None) -> None:
         """Keeps what stopped it as a whole."""
-        if problem is None:
-            (self.folder / ERROR).unlink(missing_ok=True)
-        else:
-            (self.folder / ERROR).write_text(problem + "\n", encoding="utf-8")
+        keep_problem(self.folder / ERROR, problem)
 
     def validation(self) -> float:
         """The headline on validation: the mean over seeds of the selected rate."""
