@@ -36,6 +36,19 @@ def pytest_collection_finish():
     gc.set_threshold(50_000, 50, 100)
 
 
+_crashed = set()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem, report, sched):
+    """A worker whose connection broke takes the test that it ran with it, through no fault of the test: it is run once
+    more, which the summary shows, and fails if its worker is gone again."""
+    if crashitem not in _crashed:
+        _crashed.add(crashitem)
+        sched.mark_test_pending(crashitem)
+        report.outcome, report.longrepr = "skipped", (str(report.fspath), 0, f"{report.longrepr}; run once more")
+
+
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory):
     """A prepared Corpus of about 100 kB of English (topics of Python's `help()`), a paragraph a document; 400 pieces,
