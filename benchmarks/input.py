@@ -8,15 +8,12 @@ Without an argument, the standard library is prepared first (3 M tokens).
 """
 
 import os
-import platform
-import re
 import statistics
 import sys
 import tempfile
 import time
-from importlib.metadata import version
-from pathlib import Path
 
+from benchmarks.machine import heading
 from ptjax.data.pipeline import Data, Pipeline, batch_at
 from ptjax.data.prepare import Corpus, prepare
 from ptjax.data.sources import Stdlib
@@ -24,13 +21,6 @@ from ptjax.data.tokenizers import SentencePiece
 from ptjax.data.transforms import SentencePairs
 
 TOKENS_A_BATCH, STEPS, REPEATS = 32_768, 100, 9
-
-
-def machine() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def measure(pipeline: Pipeline) -> tuple[float, float]:
@@ -47,8 +37,7 @@ def measure(pipeline: Pipeline) -> tuple[float, float]:
 
 def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core
-    packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "grain", "array_record"))
-    print(f"{machine()}, one core; Python {platform.python_version()}, {packages}")
+    print(heading("numpy", "grain", "array_record"))
     with tempfile.TemporaryDirectory() as folder:
         if sys.argv[1:]:
             corpus = Corpus(path=sys.argv[1])

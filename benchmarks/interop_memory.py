@@ -115,7 +115,7 @@ def run(way: str, folder: Path, layers: int) -> None:
 
 
 def main() -> None:
-    from benchmarks.input import machine
+    from benchmarks.machine import machine
 
     layers = int(sys.argv[1]) if sys.argv[1:] else 12
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from benchmarks.input import machine
+from benchmarks.machine import machine
 from ptjax.data.manifest import Manifest
 from ptjax.data.prepare import Corpus, prepare
 from ptjax.data.sources import Stdlib, TextFiles
@@ -56,7 +56,7 @@ def main() -> None:
     try:
         report = prepare(corpus)
         print(
-            f"{machine()}, {cores} cores; sentencepiece {version('sentencepiece')}, {tokenizer.model}; "
+            f"{machine()}; sentencepiece {version('sentencepiece')}, {tokenizer.model}; "
             f"{report.encoded_bytes / 1e6:.1f} MB of text, tokenizer trained in {report.seconds['tokenizer']:.1f} s"
         )
         processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / MODEL))

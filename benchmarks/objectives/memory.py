@@ -12,7 +12,7 @@ import math
 import statistics
 from pathlib import Path
 
-from benchmarks.input import machine
+from benchmarks.machine import machine
 from benchmarks.objectives import cells
 from ptjax.logging import read_metrics
 from ptjax.objectives import CausalLM

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import chz
 
-from benchmarks.input import machine
+from benchmarks.machine import machine
 from benchmarks.objectives import cells
 from ptjax.config import UserError, from_json
 from ptjax.data.prepare import Corpus
