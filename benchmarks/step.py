@@ -7,13 +7,14 @@ in Python. Items are named sizes of BERT and GPT (`benchmarks/peers/items.py`); 
 Peers are programs of `benchmarks/peers/`, each in an environment of its own, whose interpreter a variable names; one
 whose variable is not set is left out. NAME+malloc gives a peer the memory settings that ptjax makes for itself.
 
-    TORCH_PY      hf (transformers, compiled), hf-eager, nanogpt, nanogpt-own (its own AdamW), matmul
+    TORCH_PY      hf (transformers, compiled), hf-eager, nanogpt, nanogpt-own (its own AdamW), matmul-torch
     NANOGPT_DIR   nanogpt: a checkout of karpathy/nanoGPT
     LEVANTER_PY   levanter            MAXTEXT_PY   maxtext
     LM1B_DIR      lm1b: examples/lm1b of a checkout of google/flax
-    JAX_PY        lm1b, linen (plain Flax, without care); this interpreter where it is not set
+    JAX_PY        lm1b, matmul, linen (plain Flax, without care); this interpreter where it is not set
 
-`matmul` does the floating-point operations that a step needs in products of matrices and nothing else: the floor.
+`matmul` and `matmul-torch` do the floating-point operations that a step needs in products of matrices and nothing else,
+by XLA and by torch: the faster one is the floor.
 
 To try a change of ptjax, measure it against another tree, or against overrides of the experiment:
 
@@ -64,8 +65,11 @@ PEERS = {
     "maxtext": Peer("maxtext", "MAXTEXT_PY", kinds=("causal",)),
     "lm1b": Peer("lm1b", "JAX_PY", kinds=("causal",), needs=("LM1B_DIR",)),
     "linen": Peer("linen", "JAX_PY"),
-    "matmul": Peer("matmul", "TORCH_PY"),
+    "matmul": Peer("matmul", "JAX_PY", "jax"),
+    "matmul-torch": Peer("matmul", "TORCH_PY", "torch"),
 }
+
+FLOORS = ("matmul", "matmul-torch")
 
 
 def main() -> None:
@@ -148,7 +152,7 @@ def _worker(name: str, python: str, module: str, text: str, asked, *words: str, 
 def markdown(item: Item, timings: list[Timing]) -> str:
     """A table with a row a worker, all ratios paired with the first one."""
     done = [timing for timing in timings if not timing.failed]
-    floor = next((timing for timing in done if timing.name == "matmul"), None)
+    floor = min((timing for timing in done if timing.name in FLOORS), key=lambda timing: timing.median, default=None)
     heads = ["", "ms a step", "best", "times ptjax's (spread)", "tokens/s", "GFLOP/s", "of matmul's", "peak GiB"]
     heads += ["start s", "first step s", "faults a step", "loss"]
     rows = []
