@@ -56,8 +56,9 @@ def influence(config, mask, attends_first: bool = True) -> np.ndarray:
     embedded = params["embed"]["tokens"][TOKENS[:1]]
     away = np.random.default_rng(2).normal(size=(LENGTH, config.width)).astype(np.float32)
     read = lambda x_BLD: body.apply({"params": params}, inputs, train=False, embedded=x_BLD).last[0]
-    moved = lambda place_L: jax.jvp(read, (embedded,), (place_L[None, :, None] * away[None],))[1]
-    return np.asarray(jax.jit(jax.vmap(moved, out_axes=1))(np.eye(LENGTH, dtype=np.float32)) != 0).any(axis=-1)
+    back = jax.vjp(read, embedded)[1]
+    of_place = lambda place_L: back(place_L[:, None] * away)[0][0]
+    return np.asarray(jax.jit(jax.vmap(of_place))(np.eye(LENGTH, dtype=np.float32)) != 0).any(axis=-1)
 
 
 DISTANCE = np.arange(LENGTH)[:, None] - np.arange(LENGTH)

@@ -41,9 +41,7 @@ class Tuner:
         lesson = Lesson(
             model, self.task, recipe.optimizer, self.steps, self.task.length, recipe.batch_size, self.config.mesh
         )
-        # Under vmap the cheaper generator draws one run's bits for all of them.
-        generator = "rbg" if self.together == 1 else "threefry2x32"
-        self.learner = Learner(lesson, self.start.tokenizer.vocab, generator=generator)
+        self.learner = Learner(lesson, self.start.tokenizer.vocab)
         devices = None if recipe.together == 1 else jax.devices()[:1]
         self.mesh = partition.make_mesh(self.config.mesh, devices)
         shards = partition.batch_shards(self.mesh)

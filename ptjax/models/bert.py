@@ -10,9 +10,10 @@ from flax import linen as nn
 from ptjax.models.base import TextModelConfig, gelu, presets
 from ptjax.models.feed_forward import feed_forward
 from ptjax.nn.attention import Attention
+from ptjax.nn.dropout import Dropout
 from ptjax.nn.embed import TextEmbed
 from ptjax.nn.linear import Linear
-from ptjax.nn.norm import layer_norm
+from ptjax.nn.norm import LayerNorm
 from ptjax.nn.stack import Stack
 from ptjax.partition import constrain
 from ptjax.types import Array, Hidden, PyTree, TextInput
@@ -71,10 +72,10 @@ class Block(nn.Module):
     def setup(self):
         c, dtype = self.config, self.config.compute_dtype()
         self.attention = Attention(c.width, c.heads, c.attention_dropout, c.std, c.std, dtype)
-        self.attention_norm = layer_norm(c.epsilon, dtype)
+        self.attention_norm = LayerNorm(c.epsilon, dtype)
         self.mlp = feed_forward(c, c.activation, c.std, c.std)
-        self.mlp_norm = layer_norm(c.epsilon, dtype)
-        self.drop = nn.Dropout(c.dropout)
+        self.mlp_norm = LayerNorm(c.epsilon, dtype)
+        self.drop = Dropout(c.dropout)
 
     def __call__(self, x_BLD: Array, mask, cache: PyTree, train: bool) -> tuple[Array, PyTree]:
         drop = lambda y: self.drop(y, deterministic=not train)
@@ -93,8 +94,8 @@ class Body(nn.Module):
         self.embed = TextEmbed(
             self.vocab_size, c.table_width, c.max_length, c.types, c.std, c.std, jnp.float32, c.first_position
         )
-        self.embed_norm = layer_norm(c.epsilon, dtype)
-        self.drop = nn.Dropout(c.dropout)
+        self.embed_norm = LayerNorm(c.epsilon, dtype)
+        self.drop = Dropout(c.dropout)
         if c.projects:
             self.projection = Linear((c.table_width, c.width), ("embed_out", "embed"), c.std, dtype=dtype)
         stack = Stack(Block(c, parent=None), c.layers, c.unrolled(), c.remat, c.shares)

@@ -7,10 +7,11 @@ from flax import linen as nn
 from ptjax.models.base import TextModelConfig, gelu, presets
 from ptjax.nn.attention import Cache
 from ptjax.nn.disentangled import DisentangledAttention, Distances, apart, distances, neighbours
+from ptjax.nn.dropout import Dropout
 from ptjax.nn.embed import TextEmbed
 from ptjax.nn.linear import Linear
 from ptjax.nn.mlp import Mlp
-from ptjax.nn.norm import layer_norm
+from ptjax.nn.norm import LayerNorm
 from ptjax.nn.stack import Stack, checkpointed
 from ptjax.partition import constrain
 from ptjax.types import Array, Hidden, Memory, PyTree, TextInput
@@ -88,10 +89,10 @@ class Block(nn.Module):
     def setup(self):
         c, dtype = self.config, self.config.compute_dtype()
         self.attention = DisentangledAttention(c.width, c.heads, c.attention_dropout, c.dropout, c.std, dtype)
-        self.attention_norm = layer_norm(c.epsilon, dtype)
+        self.attention_norm = LayerNorm(c.epsilon, dtype)
         self.mlp = Mlp(c.width, c.hidden, gelu, c.std, c.std, dtype)
-        self.mlp_norm = layer_norm(c.epsilon, dtype)
-        self.drop = nn.Dropout(c.dropout)
+        self.mlp_norm = LayerNorm(c.epsilon, dtype)
+        self.drop = Dropout(c.dropout)
 
     def __call__(self, x_BLD: Array, distances: Distances, cache: PyTree, train: bool) -> tuple[Array, PyTree]:
         drop = lambda y: self.drop(y, deterministic=not train)
@@ -109,15 +110,15 @@ class Body(nn.Module):
         c, dtype = self.config, self.config.compute_dtype()
         positions = c.max_length if c.absolute else 0
         self.embed = TextEmbed(self.vocab_size, c.width, positions, c.types, c.std, c.std, jnp.float32)
-        self.embed_norm = layer_norm(c.epsilon, dtype)
+        self.embed_norm = LayerNorm(c.epsilon, dtype)
         init = nn.with_logical_partitioning(nn.initializers.normal(c.std), ("bucket", "table"))
         self.distances = self.param("distances", init, (2 * (c.buckets or c.furthest), c.width), jnp.float32)
-        self.distances_norm = layer_norm(c.epsilon, dtype)
-        self.drop = nn.Dropout(c.dropout)
+        self.distances_norm = LayerNorm(c.epsilon, dtype)
+        self.drop = Dropout(c.dropout)
         if c.taps:
             self.first = checkpointed(Block, c.remat)(c)
             self.convolution = Linear((c.width, c.taps, c.width), ("embed", "tap", "embed_out"), c.std, 2, dtype=dtype)
-            self.convolution_norm = layer_norm(c.epsilon, dtype)
+            self.convolution_norm = LayerNorm(c.epsilon, dtype)
         self.layers = Stack(Block(c, parent=None), c.layers - bool(c.taps), c.unrolled(), c.remat)
 
     def __call__(

@@ -6,8 +6,9 @@ from flax import linen as nn
 from ptjax.models.base import TextModelConfig, gelu_tanh, presets
 from ptjax.models.feed_forward import feed_forward
 from ptjax.nn.attention import Attention
+from ptjax.nn.dropout import Dropout
 from ptjax.nn.embed import TextEmbed
-from ptjax.nn.norm import layer_norm
+from ptjax.nn.norm import LayerNorm
 from ptjax.nn.stack import Stack
 from ptjax.partition import constrain
 from ptjax.types import Array, Hidden, PyTree, TextInput
@@ -52,11 +53,11 @@ class Block(nn.Module):
         c, dtype = self.config, self.config.compute_dtype()
         # Kernels that write to the residual stream start smaller by the number of such writes.
         out_std = c.std * (2 * c.layers) ** -0.5
-        self.attention_norm = layer_norm(c.epsilon, dtype)
+        self.attention_norm = LayerNorm(c.epsilon, dtype)
         self.attention = Attention(c.width, c.heads, c.attention_dropout, c.std, out_std, dtype)
-        self.mlp_norm = layer_norm(c.epsilon, dtype)
+        self.mlp_norm = LayerNorm(c.epsilon, dtype)
         self.mlp = feed_forward(c, gelu_tanh, c.std, out_std)
-        self.drop = nn.Dropout(c.dropout)
+        self.drop = Dropout(c.dropout)
 
     def __call__(self, x_BLD: Array, mask, cache: PyTree, train: bool) -> tuple[Array, PyTree]:
         drop = lambda y: self.drop(y, deterministic=not train)
@@ -73,9 +74,9 @@ class Body(nn.Module):
     def setup(self):
         c, dtype = self.config, self.config.compute_dtype()
         self.embed = TextEmbed(self.vocab_size, c.width, c.max_length, 0, c.std, c.position_std, dtype)
-        self.drop = nn.Dropout(c.dropout)
+        self.drop = Dropout(c.dropout)
         self.layers = Stack(Block(c, parent=None), c.layers, c.unrolled(), c.remat)
-        self.norm = layer_norm(c.epsilon, dtype)
+        self.norm = LayerNorm(c.epsilon, dtype)
 
     def __call__(
         self, inputs: TextInput, state: PyTree = None, *, train: bool, embedded: Array | None = None

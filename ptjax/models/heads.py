@@ -10,7 +10,7 @@ from ptjax.config import UserError
 from ptjax.models.base import TextModelConfig
 from ptjax.nn.attention import Cache
 from ptjax.nn.linear import Linear
-from ptjax.nn.norm import layer_norm
+from ptjax.nn.norm import LayerNorm
 from ptjax.types import Array, Hidden, Mask, Memory, PyTree, TextInput
 
 
@@ -34,7 +34,7 @@ class LanguageHead(nn.Module):
         if self.transform or width != c.width:
             self.dense = Linear((c.width, width), ("embed", "embed_out"), c.std, use_bias=c.head_bias, dtype=dtype)
         if self.transform:
-            self.norm = layer_norm(c.epsilon, dtype, use_bias=c.head_bias)
+            self.norm = LayerNorm(c.epsilon, dtype, use_bias=c.head_bias)
         if not c.tied:
             init = nn.with_logical_partitioning(nn.initializers.normal(c.std), ("vocab", "table"))
             self.own = self.param("table", init, (self.vocab_size, width), jnp.float32)

@@ -13,8 +13,9 @@ from ptjax.config import Config
 from ptjax.models.base import TextModelConfig, presets
 from ptjax.models.feed_forward import Experts, feed_forward
 from ptjax.nn.attention import Attention
+from ptjax.nn.dropout import Dropout
 from ptjax.nn.embed import TextEmbed
-from ptjax.nn.norm import rms_norm
+from ptjax.nn.norm import RMSNorm
 from ptjax.nn.rope import Rotation, frequencies_of, rotation
 from ptjax.nn.stack import Stack
 from ptjax.partition import constrain
@@ -207,7 +208,7 @@ class Block(nn.Module):
         c, dtype = self.config, self.config.compute_dtype()
         # Kernels that write to the residual stream start smaller by the number of such writes.
         out_std = c.std * (2 * c.layers) ** -0.5
-        self.attention_norm = rms_norm(c.epsilon, dtype)
+        self.attention_norm = RMSNorm(c.epsilon, dtype)
         self.attention = Attention(
             c.width,
             c.heads,
@@ -222,9 +223,9 @@ class Block(nn.Module):
             qk_epsilon=c.epsilon if c.qk_norm else None,
             window=c.window,
         )
-        self.mlp_norm = rms_norm(c.epsilon, dtype)
+        self.mlp_norm = RMSNorm(c.epsilon, dtype)
         self.mlp = feed_forward(c, jax.nn.silu, c.std, out_std, gated=True, use_bias=False)
-        self.drop = nn.Dropout(c.dropout)
+        self.drop = Dropout(c.dropout)
 
     def __call__(self, x_BLD: Array, shared: Shared, cache: PyTree, train: bool) -> tuple[Array, PyTree]:
         drop = lambda y: self.drop(y, deterministic=not train)
@@ -242,9 +243,9 @@ class Body(nn.Module):
     def setup(self):
         c, dtype = self.config, self.config.compute_dtype()
         self.embed = TextEmbed(self.vocab_size, c.width, 0, 0, c.std, 0.0, dtype)
-        self.drop = nn.Dropout(c.dropout)
+        self.drop = Dropout(c.dropout)
         self.layers = Stack(Block(c, parent=None), c.layers, c.unrolled(), c.remat)
-        self.norm = rms_norm(c.epsilon, dtype)
+        self.norm = RMSNorm(c.epsilon, dtype)
 
     def __call__(
         self, inputs: TextInput, state: PyTree = None, *, train: bool, embedded: Array | None = None

@@ -10,9 +10,10 @@ from flax import struct
 
 from ptjax.models.base import TextModelConfig, gelu, presets
 from ptjax.nn.attention import Attention, Cache
+from ptjax.nn.dropout import Dropout
 from ptjax.nn.embed import TextEmbed
 from ptjax.nn.mlp import Mlp
-from ptjax.nn.norm import layer_norm
+from ptjax.nn.norm import LayerNorm
 from ptjax.nn.rope import Rotation, frequencies_of, rotation
 from ptjax.nn.stack import Stack, checkpointed
 from ptjax.partition import constrain
@@ -121,7 +122,7 @@ class Block(nn.Module):
         c, dtype = self.config, self.config.compute_dtype()
         out_std = c.std * (2 * c.layers) ** -0.5
         if self.normed:
-            self.attention_norm = layer_norm(c.epsilon, dtype, use_bias=False)
+            self.attention_norm = LayerNorm(c.epsilon, dtype, use_bias=False)
         self.attention = Attention(
             c.width,
             c.heads,
@@ -133,11 +134,11 @@ class Block(nn.Module):
             out_bias=False,
             window=None if self.is_global else c.window // 2 + 1,
         )
-        self.mlp_norm = layer_norm(c.epsilon, dtype, use_bias=False)
+        self.mlp_norm = LayerNorm(c.epsilon, dtype, use_bias=False)
         self.mlp = Mlp(
             c.width, c.hidden, gelu, c.std, out_std, dtype, gated=True, use_bias=False, dropout=c.mlp_dropout
         )
-        self.drop = nn.Dropout(c.dropout)
+        self.drop = Dropout(c.dropout)
 
     def __call__(self, x_BLD: Array, shared: Shared, cache: PyTree, train: bool) -> tuple[Array, PyTree]:
         turn = shared.globally if self.is_global else shared.locally
@@ -176,15 +177,15 @@ class Body(nn.Module):
     def setup(self):
         c, dtype = self.config, self.config.compute_dtype()
         self.embed = TextEmbed(self.vocab_size, c.width, 0, 0, c.std, c.std, jnp.float32)
-        self.embed_norm = layer_norm(c.epsilon, dtype, use_bias=False)
-        self.drop = nn.Dropout(c.embedding_dropout)
+        self.embed_norm = LayerNorm(c.epsilon, dtype, use_bias=False)
+        self.drop = Dropout(c.embedding_dropout)
         self.groups, rest = divmod(c.layers - 1, c.every)
         self.first = checkpointed(Block, c.remat)(c, is_global=True, normed=False)
         if self.groups:
             self.layers = Stack(Group(c, c.every, parent=None), self.groups, c.unrolled(), c.remat)
         if rest:
             self.rest = checkpointed(Group, c.remat)(c, rest)
-        self.norm = layer_norm(c.epsilon, dtype, use_bias=False)
+        self.norm = LayerNorm(c.epsilon, dtype, use_bias=False)
 
     def __call__(
         self, inputs: TextInput, state: Cache | None = None, *, train: bool, embedded: Array | None = None

@@ -9,9 +9,10 @@ from flax import struct
 
 from ptjax.models.base import TextModelConfig, gelu_tanh, presets
 from ptjax.nn.attention import allowed
+from ptjax.nn.dropout import Dropout
 from ptjax.nn.embed import TextEmbed
 from ptjax.nn.mlp import Mlp
-from ptjax.nn.norm import rms_norm
+from ptjax.nn.norm import RMSNorm
 from ptjax.nn.relative_bias import BiasedAttention, RelativeBias
 from ptjax.nn.stack import Stack
 from ptjax.partition import constrain
@@ -116,10 +117,10 @@ class Block(nn.Module):
     def setup(self):
         c, dtype = self.config, self.config.compute_dtype()
         attention = lambda: BiasedAttention(c.width, c.heads, c.head_dim, c.attention_dropout, c.std, dtype)
-        self.attention_norm, self.attention = rms_norm(c.epsilon, dtype), attention()
+        self.attention_norm, self.attention = RMSNorm(c.epsilon, dtype), attention()
         if self.decoder:
-            self.cross_norm, self.cross = rms_norm(c.epsilon, dtype), attention()
-        self.mlp_norm = rms_norm(c.epsilon, dtype)
+            self.cross_norm, self.cross = RMSNorm(c.epsilon, dtype), attention()
+        self.mlp_norm = RMSNorm(c.epsilon, dtype)
         self.mlp = Mlp(
             c.width,
             c.hidden,
@@ -131,7 +132,7 @@ class Block(nn.Module):
             use_bias=False,
             dropout=c.dropout,
         )
-        self.drop = nn.Dropout(c.dropout)
+        self.drop = Dropout(c.dropout)
 
     def __call__(self, x_BLD: Array, shared: Shared, cache: PyTree, train: bool) -> tuple[Array, PyTree]:
         drop = lambda y: self.drop(y, deterministic=not train)
@@ -154,8 +155,8 @@ class Half(nn.Module):
         c = self.config
         self.bias = RelativeBias(c.heads, not self.decoder, c.buckets, c.furthest, c.std * c.width**-0.5)
         self.layers = Stack(Block(c, self.decoder, parent=None), c.layers, c.unrolled(), c.remat)
-        self.norm = rms_norm(c.epsilon, c.compute_dtype())
-        self.drop = nn.Dropout(c.dropout)
+        self.norm = RMSNorm(c.epsilon, c.compute_dtype())
+        self.drop = Dropout(c.dropout)
 
     def __call__(
         self,

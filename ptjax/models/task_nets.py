@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from ptjax.models.base import TextModelConfig
 from ptjax.models.sentence_net import Pooler
+from ptjax.nn.dropout import Dropout
 from ptjax.nn.linear import Linear
 from ptjax.types import Array, PairInput, TextInput
 
@@ -25,7 +26,7 @@ class TaskNet(nn.Module):
     rate: float  # of dropout before the head
 
     def setup(self):
-        self.dropout = nn.Dropout(self.rate)
+        self.dropout = Dropout(self.rate)
 
     def __call__(self, inputs: TextInput) -> Array:
         if self.is_initializing() and self.pairs:  # the decoder has parameters, too

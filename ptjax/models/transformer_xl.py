@@ -9,9 +9,10 @@ from flax import linen as nn
 
 from ptjax.models.base import TextModelConfig, presets
 from ptjax.nn.attention import Cache
+from ptjax.nn.dropout import Dropout
 from ptjax.nn.embed import TextEmbed
 from ptjax.nn.mlp import Mlp
-from ptjax.nn.norm import layer_norm
+from ptjax.nn.norm import LayerNorm
 from ptjax.nn.relative import RelativeAttention, Relations, relate
 from ptjax.nn.stack import Stack
 from ptjax.partition import constrain
@@ -81,10 +82,10 @@ class Block(nn.Module):
     def setup(self):
         c, dtype = self.config, self.config.compute_dtype()
         self.attention = RelativeAttention(c.width, c.heads, c.attention_dropout, c.std, self.types, dtype)
-        self.attention_norm = layer_norm(c.epsilon, dtype)
+        self.attention_norm = LayerNorm(c.epsilon, dtype)
         self.mlp = Mlp(c.width, c.hidden, self.activation, c.std, c.std, dtype, dropout=c.dropout)
-        self.mlp_norm = layer_norm(c.epsilon, dtype)
-        self.drop = nn.Dropout(c.dropout)
+        self.mlp_norm = LayerNorm(c.epsilon, dtype)
+        self.drop = Dropout(c.dropout)
 
     def __call__(self, streams: tuple[Array, Array | None], relations: Relations, cache: PyTree, train: bool):
         *attended, cache = self.attention(*streams, relations, cache, train=train)
@@ -105,7 +106,7 @@ class Body(nn.Module):
     def setup(self):
         c = self.config
         self.embed = TextEmbed(self.vocab_size, c.width, 0, 0, c.std, c.std, jnp.float32)
-        self.drop = nn.Dropout(c.dropout)
+        self.drop = Dropout(c.dropout)
         self.layers = Stack(Block(c, jax.nn.relu, False, parent=None), c.layers, c.unrolled(), c.remat)
 
     def __call__(

@@ -10,6 +10,7 @@ from flax import linen as nn
 from ptjax.models.base import TextModelConfig, gelu, gelu_tanh, presets
 from ptjax.models.transformer_xl import Block
 from ptjax.nn.attention import Cache
+from ptjax.nn.dropout import Dropout
 from ptjax.nn.embed import TextEmbed
 from ptjax.nn.relative import relate
 from ptjax.nn.stack import Stack
@@ -73,7 +74,7 @@ class Body(nn.Module):
         self.embed = TextEmbed(self.vocab_size, c.width, 0, 0, c.std, c.std, jnp.float32)
         init = nn.with_logical_partitioning(nn.initializers.normal(c.std), ("table",))
         self.target = self.param("target", init, (c.width,), jnp.float32)  # mask_emb in the authors' code
-        self.drop = nn.Dropout(c.dropout)
+        self.drop = Dropout(c.dropout)
         self.layers = Stack(Block(c, ACTIVATIONS[c.activation], True, parent=None), c.layers, c.unrolled(), c.remat)
 
     def __call__(

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from ptjax.nn.dropout import Dropout
 from ptjax.nn.linear import Linear
-from ptjax.nn.norm import rms_norm
+from ptjax.nn.norm import RMSNorm
 from ptjax.nn.rope import Rotation, rotate
 from ptjax.partition import constrain
 from ptjax.types import Array, Mask
@@ -154,9 +155,9 @@ class Attention(nn.Module):
             dtype=self.dtype,
         )
         if self.qk_epsilon is not None:
-            self.query_norm = rms_norm(self.qk_epsilon, self.dtype)
-            self.key_norm = rms_norm(self.qk_epsilon, self.dtype)
-        self.drop = nn.Dropout(self.dropout)
+            self.query_norm = RMSNorm(self.qk_epsilon, self.dtype)
+            self.key_norm = RMSNorm(self.qk_epsilon, self.dtype)
+        self.drop = Dropout(self.dropout)
 
     def __call__(
         self,

@@ -6,6 +6,7 @@ from flax import linen as nn
 from flax import struct
 
 from ptjax.nn.attention import Cache, allowed, attend
+from ptjax.nn.dropout import Dropout
 from ptjax.nn.linear import Linear
 from ptjax.partition import constrain
 from ptjax.types import Array, TextInput
@@ -88,7 +89,7 @@ class DisentangledAttention(nn.Module):
         self.query, self.key, self.value = into(), into(), into()
         shape, names = (self.heads, size, self.width), names[1:] + names[:1]
         self.output = Linear(shape, names, self.std, contract=2, dtype=self.dtype)
-        self.drop, self.distance_drop = nn.Dropout(self.dropout), nn.Dropout(self.distance_dropout)
+        self.drop, self.distance_drop = Dropout(self.dropout), Dropout(self.distance_dropout)
 
     def __call__(
         self, x_BLD: Array, distances: Distances, cache: Cache | None, *, train: bool

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ptjax.nn.dropout import Dropout
 from ptjax.nn.linear import Linear
 from ptjax.partition import constrain
 from ptjax.types import Array
@@ -32,7 +33,7 @@ class Mlp(nn.Module):
         if self.gated:
             self.gate = Linear(shape, names, self.std, **rest)
         self.down = Linear(shape[::-1], names[::-1], self.out_std, **rest)
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
 
     def __call__(self, x_BLD: Array, valid_BL: Array | None = None, *, train: bool = False) -> Array:
         """valid_BL: of no use here; it is there so that `MoE` can stand in its place."""

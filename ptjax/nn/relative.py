@@ -6,6 +6,7 @@ from flax import linen as nn
 from flax import struct
 
 from ptjax.nn.attention import Cache, allowed, attend
+from ptjax.nn.dropout import Dropout
 from ptjax.nn.linear import Linear
 from ptjax.partition import constrain
 from ptjax.types import Array, Memory, TextInput
@@ -144,7 +145,7 @@ class RelativeAttention(nn.Module):
         self.content_bias, self.position_bias = vectors("content_bias"), vectors("position_bias")
         if self.types:
             self.type_bias, self.type_keys = vectors("type_bias"), vectors("type_keys", 2)
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
 
     def __call__(
         self,

@@ -7,6 +7,7 @@ import numpy as np
 from flax import linen as nn
 
 from ptjax.nn.attention import attend
+from ptjax.nn.dropout import Dropout
 from ptjax.nn.linear import Linear
 from ptjax.partition import constrain
 from ptjax.types import Array
@@ -81,7 +82,7 @@ class BiasedAttention(nn.Module):
         self.value = Linear(shape, names, std, **rest)
         out_std = self.factor * (self.heads * self.head_dim) ** -0.5
         self.output = Linear(shape[1:] + shape[:1], names[1:] + names[:1], out_std, contract=2, **rest)
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
 
     def __call__(
         self, x_BLD: Array, memory_BSD: Array, allowed_BHLS: Array | None, bias_BHLS: Array | None, *, train: bool
