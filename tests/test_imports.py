@@ -64,6 +64,7 @@ LOOP = SHARED | {
 LOOP |= {"optim", "logging", "metrics", "plot", "provenance", "branch"}
 WALL["leaderboard"] = LOOP | {"jobs", "bootstrap", "tasks", "finetune", "pretrained", "report"}
 WALL["compare"] = WALL["leaderboard"] | {"leaderboard", "summary"}
+WALL["plan"] = LOOP | {"check.subject", "summary"}
 WALL["finetune"] = LOOP | {"tasks", "pretrained"}
 WALL["pretrained"] = LOOP | {"tasks", "interop.published"}
 WALL["weights"] = LOOP | {"interop.published"}  # by name alone: which families there are it does not know
