@@ -5,7 +5,9 @@
 Everyone trains in float32 on the same random ids by AdamW, without clipping, and a step ends when the loss is a number
 in Python. Items are named sizes of BERT and GPT (`benchmarks/peers/items.py`); d:length=1024,batch=4 changes one.
 Peers are programs of `benchmarks/peers/`, each in an environment of its own, whose interpreter a variable names; one
-whose variable is not set is left out. NAME+malloc gives a peer the memory settings that ptjax makes for itself.
+whose variable is not set is left out. NAME+malloc gives a peer the memory settings that ptjax makes for itself, and
+NAME+mkl tells the MKL in torch that an AMD processor is an Intel one, without which its products run at half speed
+there (no user does that; it needs a C compiler).
 
     TORCH_PY      hf (transformers, compiled), hf-eager, nanogpt, nanogpt-own (its own AdamW), matmul-torch
     NANOGPT_DIR   nanogpt: a checkout of karpathy/nanoGPT
@@ -23,12 +25,14 @@ To try a change of ptjax, measure it against another tree, or against overrides 
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import re
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from benchmarks.interleave import Timing, Worker, interleave
@@ -43,6 +47,7 @@ MALLOC = {
     "MALLOC_TOP_PAD_": str(256 << 20),
     "MALLOC_ARENA_MAX": "1",
 }
+INTEL = "int mkl_serv_intel_cpu_true(void) { return 1; }"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +104,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--items", nargs="+", default=["a", "b", "c", "d"], metavar="ITEM", help="default: a b c d")
     parser.add_argument("--dropout", type=float, default=0.1, help="of embeddings, branches and attention (0.1)")
-    parser.add_argument("--peers", nargs="*", default=list(PEERS), metavar="PEER", help="default: all without +malloc")
+    parser.add_argument(
+        "--peers", nargs="*", default=list(PEERS), metavar="PEER", help="default: all, as their users run them"
+    )
     parser.add_argument("--against", nargs="*", default=[], metavar="TREE", help="other source trees of ptjax")
     parser.add_argument(
         "--variants", nargs="*", default=[], metavar="KEY=VALUE,...", help="overrides of the experiment"
@@ -115,8 +122,9 @@ def _arguments() -> argparse.Namespace:
         except ValueError as error:
             parser.error(str(error))
     for name in asked.peers:
-        if name.removesuffix("+malloc") not in PEERS:
-            parser.error(f"there is no peer {name!r}: name some of {', '.join(PEERS)}, or NAME+malloc")
+        peer, *settings = name.split("+")
+        if peer not in PEERS or not {*settings} <= {"malloc", "mkl"}:
+            parser.error(f"there is no peer {name!r}: name some of {', '.join(PEERS)}, and +malloc or +mkl behind")
     return asked
 
 
@@ -133,14 +141,17 @@ def _ours(text: str, asked: argparse.Namespace) -> list[Worker]:
 
 
 def _peer(name: str, text: str, item: Item, asked: argparse.Namespace) -> Worker | None:
-    peer = PEERS[name.removesuffix("+malloc")]
+    name_of, *settings = name.split("+")
+    peer = PEERS[name_of]
     python = os.environ.get(peer.python, sys.executable if peer.python == "JAX_PY" else "")
     missing = [variable for variable in peer.needs if variable not in os.environ] + [peer.python] * (not python)
     if item.kind not in peer.kinds or missing:
         _tell(f"{name}: left out: " + (f"{' and '.join(missing)} not set" if missing else f"it has no {item.kind}"))
         return None
     options = ["--options", peer.options] if peer.options else []
-    environment = MALLOC if name.endswith("+malloc") else {}
+    environment = MALLOC if "malloc" in settings else {}
+    if "mkl" in settings:
+        environment = environment | {"LD_PRELOAD": _library(INTEL)}
     return _worker(name, python, peer.module, text, asked, *options, environment=environment)
 
 
@@ -171,6 +182,14 @@ def markdown(item: Item, timings: list[Timing]) -> str:
         rows.append(row)
     told = [f"{t.name}: " + ", ".join(f"{name} {number}" for name, number in t.versions.items()) for t in done]
     return table(heads, rows) + "\n\n" + "; ".join(told)
+
+
+@functools.cache
+def _library(text: str) -> str:
+    """The path of a shared library, compiled from C."""
+    path = f"{tempfile.mkdtemp()}/library.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-o", path, "-"], input=text, text=True, check=True)
+    return path
 
 
 def _commit(tree: str | Path) -> str:
