@@ -32,13 +32,13 @@ class Suggestion:
 
 
 def suggest(subject: Subject, temporaries: float, available: float, most: int = 3) -> tuple[Suggestion, ...]:
-    """The changes that make it fit, the cheapest first. temporaries: that the compiler wanted, bytes."""
+    """The changes that make it fit, those of the fewest settings first. temporaries: bytes that the compiler wanted."""
     room = available * MARGIN
     state, parameters = held((subject.state, subject.batch)), held(subject.state.params)
     # Gradients and updates in float32, as far as they leave room for activations.
     fixed = min(2 * parameters, temporaries / 2)
     of_rows = temporaries - fixed
-    kept = {policy: _kept(subject, policy) for policy in REMAT}
+    kept = _kept(subject)
     now = subject.experiment.model.remat
     found = []
     for fsdp, divided in _meshes(subject):
@@ -50,7 +50,7 @@ def suggest(subject: Subject, temporaries: float, available: float, most: int = 
                 if total <= room:
                     found.append(_suggestion(subject, fsdp, policy, parts, total))
                     break
-    found.sort(key=lambda s: (len(s.overrides), s.bytes))
+    found.sort(key=lambda s: len(s.overrides))  # and among equals as found: less recomputation first
     return tuple(found[:most])
 
 
@@ -91,10 +91,10 @@ def _divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-def _kept(subject: Subject, policy: str) -> float:
-    """Bytes a row that a layer's work and what waits for the backward pass come to under a policy of remat."""
-    everything = _residuals(subject, "none")
-    return _residuals(subject, policy) + everything / subject.experiment.model.layers
+def _kept(subject: Subject) -> dict[str, float]:
+    """Bytes a row, by policy of remat: what waits for the backward pass, and what one layer works with."""
+    waiting = {policy: _residuals(subject, policy) for policy in REMAT}
+    return {policy: size + waiting["none"] / subject.experiment.model.layers for policy, size in waiting.items()}
 
 
 def _residuals(subject: Subject, policy: str) -> float:

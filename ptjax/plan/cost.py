@@ -183,8 +183,8 @@ class _Walk:
             return _main(outputs[:2])
         if fused is None:
             return sum(_main(operand.arrays) for operand in operands) + _main(outputs)
-        aliased = re.search(r"output_to_operand_aliasing=\{(.*?)\}\}", instruction.attributes + "}")
-        pairs = re.findall(r"\{(\d*)\}: \((\d+)", aliased[1]) if aliased else []
+        _, _, aliased = instruction.attributes.partition("output_to_operand_aliasing=")
+        pairs = re.findall(r"\{(\d*)\}: \((\d+), \{\}\)", aliased)
         passed = {int(output or 0) for output, _ in pairs}, {int(operand) for _, operand in pairs}
         total = sum(_read(fused, i) for i, _ in enumerate(operands) if i not in passed[1])
         return total + sum(size for i, size in enumerate(_written(fused)) if i not in passed[0])
