@@ -100,7 +100,7 @@ def parse(line: str, folder: Path) -> tuple[dict, cli.Command]:
 def test_there_are_commands_to_check():
     lines = [param.values[0] for param in COMMANDS]
     assert len(lines) > 25
-    mains = "prepare pretrain evaluate generate replay check convert embed finetune leaderboard score compare"
+    mains = "prepare pretrain evaluate generate replay check convert embed finetune leaderboard score compare plan"
     assert set(mains.split()) == {name for line in lines for name in re.findall(r"experiments\.(\w+)", line)}
 
 
