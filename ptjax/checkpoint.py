@@ -74,7 +74,8 @@ class Checkpoints:
         arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20)
         registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
         self._orbax = ocp.AsyncCheckpointer(
-            ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
+            # Compressed, weights are 8 % smaller, and writing them takes several times the processor time from steps.
+            ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False),
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._before_commit),
         )
 
