@@ -138,6 +138,9 @@ def set_up_jax(distributed: bool = False) -> None:
     if folder != "off" and not jax.config.jax_compilation_cache_dir:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", folder or str(caches / "ptjax" / "xla"))
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            # jax keeps only what took a second: a start has dozens of smaller programs, and they add up to more.
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if distributed or "JAX_COORDINATOR_ADDRESS" in os.environ:
         count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")  # jax itself ignores these
         jax.distributed.initialize(num_processes=count and int(count), process_id=index and int(index))

@@ -225,6 +225,7 @@ def _hasher(mesh: jax.sharding.Mesh) -> Callable[[list[Array]], Array]:
     return jax.jit(lambda leaves: jnp.stack([_hash(x) for x in leaves]), out_shardings=whole)
 
 
+@jax.jit  # within `_hasher`: leaves of the same shape are traced once
 def _hash(x: Array) -> Array:
     """u32[4]: four sums, modulo 2^32, over the elements of their bits mixed with their place. Sums that wrap around are
     the same in any order, and with them the hash on any mesh."""
