@@ -4,6 +4,7 @@
 """
 
 import sys
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -40,14 +41,8 @@ def experiment(item: Item, dropout: float):
     )
 
 
-def main() -> None:
-    arguments = worker.arguments(tree=dict(default=None))
-    if arguments.tree:
-        sys.path.insert(0, arguments.tree)
-    from experiments.cli import set_up_jax
-
-    set_up_jax()  # as every main does, before jax allocates anything
-
+def training(item: Item, dropout: float, overrides: Sequence[str] = ()) -> Callable[[int], float]:
+    """step(i) of the experiment, on random ids."""
     import jax
 
     from ptjax import partition
@@ -56,8 +51,7 @@ def main() -> None:
     from ptjax.learner import Learner
     from ptjax.train import Run
 
-    item = arguments.item
-    trained = override(experiment(item, arguments.dropout), sorted(arguments.options))
+    trained = override(experiment(item, dropout), list(overrides))
     # Run.open without a corpus: no id of a batch is a boundary, so that each row is one document.
     mesh, learner = partition.make_mesh(trained.mesh), Learner(trained, VocabSpec.synthetic(item.vocab))
     run = Run(trained, learner, mesh, None, *learner.shardings(mesh))
@@ -71,6 +65,17 @@ def main() -> None:
         total, weight = jax.device_get(metrics)["loss"]
         return float(total) / float(weight)
 
+    return step
+
+
+def main() -> None:
+    arguments = worker.arguments(tree=dict(default=None))
+    if arguments.tree:
+        sys.path.insert(0, arguments.tree)
+    from experiments.cli import set_up_jax
+
+    set_up_jax()  # as every main does, before jax allocates anything
+    step = training(arguments.item, arguments.dropout, sorted(arguments.options))
     worker.serve(step, "jax", "jaxlib", "flax", "optax")
 
 
