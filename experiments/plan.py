@@ -10,6 +10,8 @@ for the devices that are here. Exit code 2 where the step does not fit; what wou
 import json
 from pathlib import Path
 
+import jax
+
 from ptjax.config import UserError
 from ptjax.plan import plan
 from ptjax.train import Experiment
@@ -23,6 +25,8 @@ FLAGS = {
 
 
 def main(command: cli.Command) -> None:
+    if command.flags.topology:
+        jax.config.update("jax_platforms", "cpu")  # the compiler needs no chip, nor should it take those that are here
     made, file = plan(command.config, command.flags.topology), command.flags.json
     text = json.dumps(made.as_json(), indent=2)
     if file == "-":
