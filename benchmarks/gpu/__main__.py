@@ -54,14 +54,14 @@ def main() -> None:
     def limit() -> float | None:
         return None if asked.tiny else max(10.0, min(LONGEST, until - time.monotonic()))
 
-    rows, tiny = [], ["--tiny"] * asked.tiny
+    rows, tiny, reserved = [], ["--tiny"] * asked.tiny, LONGEST * ("input" in asked.parts)
     for part in asked.parts:
         if part == "attention":
             tell(_part(["benchmarks.gpu.attention", *tiny], limit()))
         if part == "input":
             tell(_part(["benchmarks.gpu.input_wait", str(asked.out), *tiny], limit()))
         for name in asked.items * (part == "steps"):
-            if not asked.tiny and time.monotonic() + LONGEST > until:
+            if not asked.tiny and time.monotonic() + LONGEST > until - reserved:
                 tell(f"{name}: left out: --minutes={asked.minutes:g} would not be enough")
                 continue
             work, steps = (WORK[name].tiny(), 2) if asked.tiny else (WORK[name], READ_EVERY)
