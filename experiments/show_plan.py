@@ -63,9 +63,11 @@ def _work(p: Plan) -> None:
     table.add_row("as compiled, with what is computed again", f"{_si(p.cost.flops)}FLOP", more)
     table.add_row("to and from memory", _bytes(p.cost.bytes))
     console.print(table)
-    for what in p.cost.unknown:
-        kernel = what.startswith("a kernel")
-        console.print(f"{'not counted' if kernel else 'counted as one turn'}: {what}", style="yellow", markup=False)
+    for loop in p.cost.loops:
+        said = f"{p.cost.turns:,.0f} turns, with which products come to the formula's; the data decides: loop in {loop}"
+        console.print(said, style="yellow", markup=False)
+    for kernel in p.cost.kernels:
+        console.print(f"not counted, as it does not say what it computes: {kernel}", style="yellow", markup=False)
 
 
 def _collectives(p: Plan) -> None:
@@ -86,7 +88,7 @@ def _time(p: Plan) -> None:
     table, t = _table("\ntime of a step at best (roofline)"), p.times
     table.add_row("products at the chip's peak", _seconds(t.compute))
     table.add_row("bytes at its memory's bandwidth", _seconds(t.memory))
-    table.add_row("instruction by instruction, the slower of the two", _seconds(t.work))
+    table.add_row("instruction by instruction, the slower", _seconds(t.work))
     table.add_row("collectives, on the links of the torus", _seconds(t.interconnect))
     for name, seconds in (
         ("step, all collectives beside other work", t.overlapped),

@@ -28,12 +28,18 @@ FREE_CALLS = {"AllocateBuffer", "ConcatBitcast", "X64Combine", "AssumeGatherIndi
 @dataclasses.dataclass(frozen=True)
 class Work:
     """An instruction that runs `times` times a step. flops: of its matrix products; bytes: to and from main memory,
-    each time."""
+    each time. open: it is in a loop whose number of turns only the data decides, and which `times` takes to be one."""
 
     origin: str
-    times: int
+    times: float
     flops: float
     bytes: float
+    open: bool = False
+
+    @property
+    def again(self) -> bool:
+        """Whether the backward pass computes it again."""
+        return "rematted_computation" in self.origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +56,14 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one device and one step. unknown: where loops come from whose number of turns only the data decides, which
-    are counted once, and kernels that do not say what they compute, which are not counted."""
+    """Of one device and one step. loops: where those come from whose number of turns only the data decides. turns: how
+    many each of them is taken to have. kernels: that do not say what they compute, of which nothing is counted."""
 
     work: tuple[Work, ...]
     collectives: tuple[Collective, ...]
-    unknown: tuple[str, ...]
+    loops: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = ()
+    turns: float = 1.0
 
     @property
     def flops(self) -> float:
@@ -65,18 +73,30 @@ class Cost:
     def bytes(self) -> float:
         return sum(w.times * w.bytes for w in self.work)
 
+    def balanced(self, flops: float) -> "Cost":
+        """The same, with so many turns of the open loops that what is not computed again comes to `flops`: those of the
+        formula, for a mixture whose experts are used evenly."""
+        once = [w for w in self.work if not w.again]
+        closed = sum(w.times * w.flops for w in once if not w.open)
+        each = sum(w.times * w.flops for w in once if w.open)
+        turns = max((flops - closed) / each, 1.0) if each else 1.0
+        work = (dataclasses.replace(w, times=w.times * turns) if w.open else w for w in self.work)
+        return dataclasses.replace(self, work=tuple(work), turns=turns)
+
 
 def cost(program: Program, devices: int) -> Cost:
     """Of a program that is compiled for so many devices."""
     walk = _Walk(program, devices)
     walk.visit(program.entry, 1)
-    return Cost(tuple(walk.work), tuple(walk.collectives.values()), tuple(dict.fromkeys(walk.unknown)))
+    unique = lambda names: tuple(dict.fromkeys(names))
+    return Cost(tuple(walk.work), tuple(walk.collectives.values()), unique(walk.loops), unique(walk.kernels))
 
 
 class _Walk:
     def __init__(self, program: Program, devices: int):
         self.program, self.devices = program, devices
-        self.work, self.collectives, self.unknown = [], {}, []
+        self.work, self.collectives, self.loops, self.kernels = [], {}, [], []
+        self.open = False
 
     def visit(self, name: str, times: int) -> None:
         """Counts what a computation does that runs so many times."""
@@ -84,10 +104,7 @@ class _Walk:
         for instruction in own.instructions.values():
             op = instruction.opcode
             if op == "while":
-                turns = trips(self.program, instruction)
-                if turns is None:
-                    self.unknown.append(f"a loop at {instruction.origin or instruction.name}")
-                self.visit(instruction.attribute("body"), times * (1 if turns is None else turns))
+                self._loop(instruction, times)
             elif op in ("call", "async-start"):
                 called = instruction.attribute("to_apply") or instruction.attribute("calls")
                 self.visit(called, times)
@@ -96,16 +113,26 @@ class _Walk:
             else:
                 self._instruction(own, instruction, times)
 
+    def _loop(self, instruction: Instruction, times: int) -> None:
+        turns, before = trips(self.program, instruction), self.open
+        if turns is None:
+            self.loops.append(instruction.origin or instruction.name)
+            self.open = True
+        self.visit(instruction.attribute("body"), times * (1 if turns is None else turns))
+        self.open = before
+
     def _costliest_branch(self, instruction: Instruction, times: int) -> None:
         names = re.findall(r"%([\w.\-]+)", instruction.attribute("branch_computations") or "")
         names = names or [instruction.attribute(f"{which}_computation") for which in ("true", "false")]
         walks = [_Walk(self.program, self.devices) for _ in names]
         for walk, name in zip(walks, names):
+            walk.open = self.open
             walk.visit(name, times)
         most = max(walks, key=lambda walk: sum(w.times * (w.flops + w.bytes) for w in walk.work))
         self.work += most.work
         self.collectives |= most.collectives
-        self.unknown += most.unknown
+        self.loops += most.loops
+        self.kernels += most.kernels
 
     def _instruction(self, own: Computation, instruction: Instruction, times: int) -> None:
         fused = self.program.computations.get(instruction.attribute("calls") or "")
@@ -113,7 +140,7 @@ class _Walk:
         flops = self._flops(own, instruction)
         moved = self._bytes(own, instruction, fused)
         if flops or moved:
-            self.work.append(Work(instruction.origin, times, flops, moved))
+            self.work.append(Work(instruction.origin, times, flops, moved, self.open))
 
     # --- collectives ---
 
@@ -161,7 +188,7 @@ class _Walk:
             return 0.0
         said = re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', instruction.attributes)
         if said is None:
-            self.unknown.append(f"a kernel at {instruction.origin or instruction.name}")
+            self.kernels.append(instruction.origin or instruction.name)
         return float(said[1]) if said else 0.0
 
     # --- bytes ---

@@ -81,7 +81,8 @@ class Plan:
             plain["compiled"] = {
                 "flops": self.cost.flops,
                 "bytes": self.cost.bytes,
-                "not_counted": list(self.cost.unknown),
+                "turns_of_open_loops": self.cost.turns if self.cost.loops else None,
+                "kernels_not_counted": list(self.cost.kernels),
             }
         if self.times:
             bounds = {"overlapped": self.times.overlapped, "exposed": self.times.exposed}
@@ -110,7 +111,7 @@ def plan(experiment: Experiment, topology: str | None = None) -> Plan:
     if isinstance(compiled, memory.Exhausted):
         return _too_large(made, subject, compiled)
     made = dataclasses.replace(made, compile_seconds=time.perf_counter() - start)
-    found = cost(Program.parse(compiled.as_text()), len(devices))
+    found = cost(Program.parse(compiled.as_text()), len(devices)).balanced(made.flops / len(devices))
     return dataclasses.replace(
         made,
         memory=memory.of_step(compiled, subject.state, subject.batch),

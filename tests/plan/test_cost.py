@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from ptjax.plan.cost import cost
+from ptjax.plan.cost import Cost, Work, cost
 from ptjax.plan.groups import first_group
 from ptjax.plan.hlo import Program, arrays
 
@@ -96,7 +96,7 @@ def found():
 
 def test_loops_in_loops_count_as_often_as_they_turn(found):
     assert found.flops == 2 * 3 * (2 * 32 * 8 * 16)
-    assert not found.unknown
+    assert not found.loops and not found.kernels
 
 
 def test_slices_and_updates_in_place_move_only_themselves(found):
@@ -113,10 +113,21 @@ def test_a_collective_in_pieces_counts_once_a_turn(found):
     assert (scatter.kind, scatter.times, scatter.bytes, scatter.group) == ("reduce-scatter", 1, 2 * 8 * 16, (0, 4))
 
 
-def test_a_loop_without_a_constant_end_is_named():
+def test_a_loop_without_a_constant_end_turns_as_often_as_the_formula_asks():
     text = LOOPS.replace("compare(%i.3, %constant.5)", "compare(%i.3, %i.3)")
-    found = cost(Program.parse(text), devices=8)
-    assert found.flops == 3 * (2 * 32 * 8 * 16) and found.unknown == ("a loop at while.2",)
+    found, products = cost(Program.parse(text), devices=8), 2 * 32 * 8 * 16
+    assert found.flops == 3 * products and found.loops == ("while.2",)
+    even = found.balanced(30 * products)
+    outside = 2 * (8 * 16 + 4 * 16)
+    assert (even.turns, even.flops) == (10, 30 * products)
+    assert even.bytes == outside + 10 * (found.bytes - outside)
+
+
+def test_what_is_computed_again_is_not_the_formulas():
+    works = (Work("a/dot", 1, 5.0, 0.0), Work("b", 2, 10.0, 1.0, open=True))
+    again = Work("checkpoint/rematted_computation/b", 2, 10.0, 1.0, open=True)
+    found = Cost((*works, again), ()).balanced(65.0)
+    assert (found.turns, found.flops) == (3, 5 + 2 * 2 * 3 * 10)
 
 
 @pytest.mark.parametrize("text", ["", "HloModule x\n"])
