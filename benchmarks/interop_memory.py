@@ -43,9 +43,9 @@ def measured(way: str, predicted: float):
 
 
 def run(way: str, folder: Path, layers: int) -> None:
-    from experiments.cli import keep_freed_memory
+    from experiments.cli import set_up_jax
 
-    keep_freed_memory()
+    set_up_jax()
     import jax
     import numpy as np
     from flax import traverse_util

@@ -134,6 +134,11 @@ def set_up_jax(distributed: bool = False) -> None:
 
     import jax  # here, so that --help and the settings above come first
 
+    # On CPU a step then runs in the thread that asks for it, and its buffers lie in the heap that `keep_freed_memory`
+    # keeps. glibc gives every other thread a heap of its own, which cannot hold them. Sharing one heap (ARENA_MAX=1)
+    # would do too, but the compiler's threads wait for each other at it: a start took half as long again. And a step
+    # that begins while the one before runs needs its memory twice.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     folder = os.environ.get("PTJAX_COMPILATION_CACHE", "")
     if folder != "off" and not jax.config.jax_compilation_cache_dir:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -153,9 +158,9 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8  # names of the parameters in malloc.h
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # names of the parameters in malloc.h
     mallopt = ctypes.CDLL(None).mallopt
-    for parameter, value in ((mmap_max, 0), (trim_threshold, -1), (top_pad, 256 << 20), (arena_max, 1)):
+    for parameter, value in ((mmap_max, 0), (trim_threshold, -1), (top_pad, 256 << 20)):
         mallopt(parameter, value)
 
 

@@ -54,7 +54,8 @@ class Signals:
 
 
 class Loop:
-    """The host's side: reads a batch ahead, fetches metrics a step late so that the device never waits."""
+    """The host's side: reads a batch ahead, fetches metrics a step late, where they are not there at once, so that the
+    device never waits."""
 
     def __init__(
         self, run: "Run", checkpoints: Checkpoints, record: Record, logger: Logger, signals: Signals, workdir: Path
@@ -81,10 +82,13 @@ class Loop:
                 first, last_profiled = e.profile or (0, 0)
                 if done == max(first, start + 1) and done <= last_profiled:
                     trace.enter_context(jax.profiler.trace(str(self.workdir / "profile")))
-                state, metrics = step_function(state, batch)
+                with self._timed("device"):  # CPUs run the step here, accelerators behind it
+                    state, metrics = step_function(state, batch)
                 self._report()
                 self.record.add(step, host["index"])
                 self.pending = (done, metrics, host["index"])
+                if metrics["loss"][0].is_ready():
+                    self._report()
                 if done == last_profiled:
                     jax.block_until_ready(state)
                     trace.close()
