@@ -122,6 +122,19 @@ def constrain(x: Array, *names: str) -> Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
+def platform() -> str:
+    """'cpu', 'gpu' or 'tpu': of the mesh that is being compiled for, which may be of devices that are not here; outside
+    `use` of this machine's."""
+    active = _active.get()
+    return jax.default_backend() if active is None else active[0].devices.flat[0].platform
+
+
+def divided() -> bool:
+    """Whether what is being compiled runs on more than one device of a mesh."""
+    active = _active.get()
+    return active is not None and active[0].size > 1
+
+
 def active_shards() -> int:
     """Into how many parts the mesh that is being compiled for divides the rows of a batch; 1 outside `use`."""
     active = _active.get()

@@ -2,13 +2,16 @@
 
 import itertools
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
-from ptjax.nn.attention import Attention, Cache, allowed
+from ptjax.nn import attention as attention_module
+from ptjax.nn.attention import Attention, Cache, allowed, attend, attend_in_blocks, blocks
 from ptjax.nn.rope import frequencies_of, rotate, rotation
 from ptjax.types import Mask
 
@@ -197,3 +200,35 @@ def test_rotations_are_made_in_float32():
     assert found.dtype == jnp.bfloat16
     exact = turned(np.ones(8, np.float32), 1001)
     np.testing.assert_allclose(np.asarray(found, np.float32)[0, 0, 0], exact, rtol=2**-8, atol=1e-3)
+
+
+@hypothesis.given(st.integers(1, 2000), st.booleans(), st.none() | st.integers(1, 2000))
+def test_blocks_hold_every_pair_that_may_see_each_other(length, causal, window):
+    found = blocks(length, causal=causal, window=window)
+    assert [i for queries, _ in found for i in range(queries.start or 0, queries.stop)] == list(range(length))
+    assert len(found) <= attention_module.MOST_BLOCKS
+    for queries, keys in found:
+        first, last, near = queries.start or 0, queries.stop - 1, length if window is None else window
+        assert (keys.start or 0) == max(0, first - near + 1)
+        assert keys.stop == min(length, last + 1 if causal else last + near)
+
+
+@pytest.mark.parametrize("causal,window", [(True, None), (True, 2), (False, 2)])
+def test_blocks_give_what_the_whole_row_gives(monkeypatch, causal, window):
+    monkeypatch.setattr(attention_module, "BLOCK", 2)
+    draw = lambda *shape: jnp.asarray(RANDOM.normal(size=shape), jnp.float32)
+    q, k, v = draw(ROWS, LENGTH, 4, SIZE), draw(ROWS, LENGTH, 2, SIZE), draw(ROWS, LENGTH, 2, SIZE)
+    allow = allowed(Mask(causal=causal, valid=VALID, segments=SEGMENTS), LENGTH, LENGTH, window=window)
+    kept = lambda probs: probs
+    whole = lambda *x: attend(*x, allow, kept)
+    parts = lambda *x: attend_in_blocks(*x, allow, kept, causal=causal, window=window)
+    real = VALID[:, :, None, None]
+
+    def scored(of):
+        loss = lambda *x: (jnp.sin(of(*x)) * real).sum()
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v)
+
+    for a, b in zip(jax.tree.leaves(scored(parts)), jax.tree.leaves(scored(whole)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    products = f"f32[{ROWS},4,{LENGTH},{LENGTH}]"
+    assert products in str(jax.make_jaxpr(whole)(q, k, v)) and products not in str(jax.make_jaxpr(parts)(q, k, v))

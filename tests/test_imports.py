@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHARED = {"config", "types", "partition", "files"}
+SHARED = {"config", "types", "partition", "platforms", "files"}
 # Part of ptjax (module or folder) -> the parts, or single modules of them, that it may import, beside its own.
 WALL = {
     "types": set(),
     "config": set(),
     "files": set(),
     "partition": {"types", "config"},
+    "platforms": {"partition"},
     "nn": SHARED,
     "models": SHARED | {"nn", "data.tokenizers"},
     "data": {"config"},

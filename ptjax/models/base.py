@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from typing import Literal
 
+from ptjax import platforms
 from ptjax.config import Config, UserError
 from ptjax.models.feed_forward import Experts
 from ptjax.types import Array
@@ -124,7 +125,7 @@ class TextModelConfig(ModelConfig):
         return -(-size // self.vocab_multiple) * self.vocab_multiple
 
     def unrolled(self) -> bool:
-        return jax.default_backend() == "cpu" if self.unroll is None else self.unroll
+        return platforms.here().unrolled if self.unroll is None else self.unroll
 
     def compute_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)

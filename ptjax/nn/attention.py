@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from ptjax import platforms
 from ptjax.nn.dropout import Dropout
 from ptjax.nn.linear import Linear
 from ptjax.nn.norm import RMSNorm
@@ -110,6 +111,39 @@ def attend(
     return jnp.einsum("BHLS,BHSK->BHLK", dropout(probs_BHLS), v_BHSK).transpose(0, 2, 1, 3)
 
 
+# Places of a block of queries at least, as short ones do not pay; and blocks of a row at most, as each is compiled.
+BLOCK, MOST_BLOCKS = 256, 4
+
+
+def attend_in_blocks(
+    q_BLHK: Array, k_BLHK: Array, v_BLHK: Array, allowed_BHLL: Array, dropout, *, causal: bool, window: int | None
+) -> Array:
+    """`attend`, for a row whose positions see their past or their neighbours alone: block by block of queries, each
+    with those keys that any of them may see. Half of the products of a causal row need not be worked out.
+
+    causal, window: as far as `allowed_BHLL`, whose last two axes are whole, has been made with them.
+    """
+    parts = []
+    for queries, keys in blocks(q_BLHK.shape[1], causal=causal, window=window):
+        allowed_BHQS = allowed_BHLL[:, :, queries, keys]
+        parts.append(attend(q_BLHK[:, queries], k_BLHK[:, keys], v_BLHK[:, keys], allowed_BHQS, dropout))
+    return jnp.concatenate(parts, axis=1)
+
+
+def blocks(length: int, *, causal: bool, window: int | None) -> list[tuple[slice, slice]]:
+    """Queries, and the keys that any of them may see."""
+    if not causal and window is None:
+        return [(slice(length), slice(length))]
+    size = max(BLOCK, -(-length // MOST_BLOCKS))
+    found = []
+    for first in range(0, length, size):
+        last = min(first + size, length)
+        low = 0 if window is None else max(first - window + 1, 0)
+        high = last if causal else min(last + window - 1, length)
+        found.append((slice(first, last), slice(low, high)))
+    return found
+
+
 class Attention(nn.Module):
     """Self-attention, [B, L, D] -> [B, L, D]; kernels [D, H, K] and [H, K, D].
 
@@ -183,6 +217,40 @@ class Attention(nn.Module):
         if cache is not None:
             cache = cache.append(k, v)
             k, v, used = cache.key, cache.value, cache.used
+        return self.output(self._attend(q, k, v, mask, used, positions, train)), cache
+
+    def _attend(self, q, k, v, mask: Mask, used: Array | None, positions: Array | None, train: bool) -> Array:
+        kernel = _fused()
+        if kernel is not None and kernel.supports(
+            q.shape,
+            k.shape,
+            q.dtype,
+            mask,
+            window=self.window,
+            positions=positions,
+            cache_used=used is not None,
+            dropout=self.dropout if train else 0.0,
+            bias=False,
+        ):
+            return kernel.attend(q, k, v, mask, window=self.window)
+        drop = lambda probs: self.drop(probs, deterministic=not train)
         allow = allowed(mask, q.shape[1], k.shape[1], used, window=self.window, positions=positions)
-        y_BLHK = attend(q, k, v, allow, lambda p: self.drop(p, deterministic=not train))
-        return self.output(y_BLHK), cache
+        window = self.window if positions is None else None
+        causal = mask.causal and mask.prefix is None
+        if used is None and (causal or window is not None):
+            return attend_in_blocks(q, k, v, allow, drop, causal=causal, window=window)
+        return attend(q, k, v, allow, drop)
+
+
+def _fused():
+    """The platform's kernel, a module with `supports` and `attend`; imported where it is used, as Pallas is large."""
+    name = platforms.here().attention
+    if name == "splash":
+        from ptjax.nn import splash
+
+        return splash
+    if name == "cudnn":
+        from ptjax.nn import cudnn
+
+        return cudnn
+    return None

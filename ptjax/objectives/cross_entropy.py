@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from ptjax.nn.linear import over_rows
 from ptjax.types import Array
 
 
@@ -72,7 +73,7 @@ def _backward(size, smoothing, residuals, cotangents):
     d_bias = None if bias_V is None else d_NV.sum(axis=0)
     d_NV = d_NV.astype(features_ND.dtype)
     d_features = jnp.einsum("nv,vd->nd", d_NV, table_VD.astype(features_ND.dtype))
-    d_table = jnp.einsum("nv,nd->vd", d_NV, features_ND, preferred_element_type=jnp.float32)
+    d_table = over_rows(d_NV, features_ND, jnp.float32)
     return d_features, d_table, d_bias, None
 
 
