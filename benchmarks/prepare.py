@@ -4,23 +4,22 @@
 
 Without arguments, on the standard library. Both are measured in turns, after the tokenizer is trained: `prepare` reads,
 hashes, encodes, writes and commits; SentencePiece encodes the same text from memory, in pieces of 16,384 characters
-(the size at which it is fastest), on one thread.
+(the size at which it is fastest). On all cores at once is the fairer floor where others use the machine.
 """
 
 import functools
-import os
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
 
-from benchmarks.machine import machine
+from benchmarks.machine import cores as usable_cores
+from benchmarks.machine import heading, table
 from ptjax.data.manifest import Manifest
 from ptjax.data.prepare import Corpus, prepare
 from ptjax.data.sources import Stdlib, TextFiles
@@ -48,17 +47,13 @@ def forget_all_but_the_tokenizer(folder: Path) -> None:
 
 
 def main() -> None:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     source = TextFiles(glob=sys.argv[1]) if sys.argv[1:] else Stdlib()
     tokenizer = SentencePiece(model=sys.argv[2] if sys.argv[2:] else "unigram")
     folder = Path(tempfile.mkdtemp())
     corpus = Corpus(path=str(folder), source=source, tokenizer=tokenizer)
     try:
         report = prepare(corpus)
-        print(
-            f"{machine()}; sentencepiece {version('sentencepiece')}, {tokenizer.model}; "
-            f"{report.encoded_bytes / 1e6:.1f} MB of text, tokenizer trained in {report.seconds['tokenizer']:.1f} s"
-        )
         processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / MODEL))
         texts = [document.text for document in source.read()]
         pieces = [text[start : start + PIECE] for text in texts for start in range(0, len(text), PIECE)]
@@ -74,14 +69,16 @@ def main() -> None:
     wall, cpu = (np.array([ours, one, all_cores])[..., i] for i in (0, 1))
     speeds = report.encoded_bytes / 1e6 / np.median(wall, axis=1)
     print(
-        f"prepare {speeds[0]:.1f} MB/s, SentencePiece {speeds[1]:.1f} on one core, {speeds[2]:.1f} on {cores}; "
-        f"medians of {REPEATS}"
+        f"{heading('sentencepiece')}; {tokenizer.model}, {report.encoded_bytes / 1e6:.1f} MB of text, tokenizer "
+        f"trained in {report.seconds['tokenizer']:.1f} s\n"
     )
-    print(
-        f"prepare is at {np.median(wall[1] / wall[0]) / cores:.2f} of SentencePiece on one core times {cores}, "
-        f"{np.median(wall[2] / wall[0]):.2f} of SentencePiece on {cores} cores at once (fairer where others use the "
-        f"machine), {np.median(cpu[1] / cpu[0]):.2f} in processor time"
-    )
+    against = lambda them, times: float(np.median(times[them] / times[0]))
+    rows = [
+        ["prepare", speeds[0], None, None],
+        [f"SentencePiece on one core, times {cores}", speeds[1] * cores, against(1, wall) / cores, against(1, cpu)],
+        [f"SentencePiece on {cores} cores at once", speeds[2], against(2, wall), against(2, cpu)],
+    ]
+    print(table(["", "MB/s", "prepare is at", "in processor time"], rows))
 
 
 if __name__ == "__main__":
