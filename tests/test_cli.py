@@ -1,6 +1,7 @@
 """The command line that experiment mains share: parsing in this process, exit codes in processes of their own."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -186,6 +187,30 @@ def test_the_compilation_cache_can_be_moved_and_switched_off(folder):
     assert run(PTJAX_COMPILATION_CACHE="elsewhere") == "elsewhere"
     assert run(PTJAX_COMPILATION_CACHE="off") == "None"
     assert run(JAX_COMPILATION_CACHE_DIR="mine") == "mine"
+
+
+def test_a_second_start_compiles_nothing_and_steps_touch_no_new_memory(folder):
+    """Programs of milliseconds count too; results and temporaries of a step lie where those of the step before lay."""
+    code = (
+        "import resource; from experiments import cli; cli.set_up_jax(); import jax, jax.numpy as jnp\n"
+        "events = []; jax.monitoring.register_event_listener(lambda name, **_: events.append(name))\n"
+        "step = jax.jit(lambda x: x[::-1] * 0.5 + x)\n"  # 64 MiB in and out
+        "x = jax.block_until_ready(step(step(jnp.ones(1 << 24))))\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(5): x = jax.block_until_ready(step(x))\n"
+        "faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "print(*(sum(name.endswith(kind) for name in events) for kind in ('cache_hits', 'cache_misses')), faults)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XLA_FLAGS", "JAX_P"))}
+    environment |= {"PTJAX_COMPILATION_CACHE": str(folder / "xla"), "JAX_PLATFORMS": "cpu"}
+    run = lambda: subprocess.run(  # noqa: E731
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    ).stdout.split()
+    first, second = list(map(int, run())), list(map(int, run()))
+    assert first[0] == 0 and first[1] > 0
+    assert second[0] == first[1] and second[1] == 0
+    if platform.libc_ver()[0] == "glibc":
+        assert max(first[2], second[2]) < 2.5 * 16_384  # pages of an array; each of the five steps makes one
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="counts page faults by /proc")
