@@ -17,17 +17,21 @@ class Platform:
 
     attention: the fused kernel that is used for what it honours; None: written out everywhere. On CPUs jax has none
     that is faster.
+
+    logits: bytes of the vocabulary's logits that a device may hold at once (`objectives.cross_entropy`); None: all of
+    them. What is larger is worked out in parts, at the cost of one product more.
     """
 
     unrolled: bool = False
     turned: bool = False
     attention: Literal["splash", "cudnn"] | None = None
+    logits: int | None = None
 
 
 PLATFORMS = {
     "cpu": Platform(unrolled=True, turned=True),
-    "gpu": Platform(attention="cudnn"),
-    "tpu": Platform(attention="splash"),
+    "gpu": Platform(attention="cudnn", logits=4 << 30),
+    "tpu": Platform(attention="splash", logits=1 << 30),
 }
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptjax.objectives.cross_entropy import cross_entropy
+from ptjax import partition, platforms
+from ptjax.objectives.cross_entropy import cross_entropy, parts_of
 
 N, D, V, SIZE = 6, 8, 32, 27
 
@@ -60,3 +61,40 @@ def test_accuracy_and_nll_ignore_smoothing():
     plain = cross_entropy(features, table, None, jnp.array([0, 1, 5]), size=SIZE)
     np.testing.assert_array_equal(scores.nll, plain.nll)
     assert (scores.loss != plain.loss).any()
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("smoothing,bias", [(0.1, True), (0.0, False)])
+def test_in_parts_nothing_changes_and_the_logits_are_never_whole(monkeypatch, shards, smoothing, bias):
+    random, rows = np.random.default_rng(0), 12
+    draw = lambda *shape: jnp.asarray(random.standard_normal(shape), jnp.float32)
+    features, table, bias = draw(rows, D), draw(V, D), draw(V) if bias else None
+    labels, weights = random.integers(0, SIZE, rows), draw(rows)
+
+    def total(features, table, bias):
+        scores = cross_entropy(features, table, bias, labels, size=SIZE, smoothing=smoothing)
+        return jnp.sum(weights * scores.loss) + jnp.sum(scores.lse**2), scores
+
+    def step():  # a new function each time: jax would take what it has traced of the other
+        return jax.value_and_grad(lambda *x: total(*x), argnums=(0, 1) if bias is None else (0, 1, 2), has_aux=True)
+
+    whole = jax.jit(step())(features, table, bias)
+    assert f"{rows}x{V}xf32" in jax.jit(step()).lower(features, table, bias).as_text()
+    monkeypatch.setitem(platforms.PLATFORMS, "cpu", platforms.Platform(logits=3 * V * 4))
+    mesh = partition.make_mesh(partition.MeshConfig(data=shards), jax.devices()[:shards])
+    with partition.use(mesh, partition.Rules()):
+        assert parts_of(rows, V) == 4 // shards
+        by_rows = (partition.batch_sharding(mesh), None, None)
+        lowered = jax.jit(step(), in_shardings=by_rows).lower(features, table, bias)
+    parts = lowered.compile()(jax.device_put(features, partition.batch_sharding(mesh)), table, bias)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(a).max())
+    assert f"{rows}x{V}xf32" not in lowered.as_text()
+
+
+def test_how_many_parts(monkeypatch):
+    assert parts_of(1 << 20, 1 << 17) == 1, "CPUs keep them all"
+    monkeypatch.setitem(platforms.PLATFORMS, "cpu", platforms.Platform(logits=1 << 30))
+    assert parts_of(16 * 1023, 50_304) == 4  # 3.3 GB
+    assert parts_of(8191, 32_000) == 1  # small enough
+    assert parts_of(8191, 64_000) == 1, "a prime number of rows"
