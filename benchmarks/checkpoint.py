@@ -6,8 +6,9 @@ Through the real loop: `train` saves BERT with Adam's moments every few steps; i
 long it stood still for a save, and how much longer than others the steps took under which files were written. Both are
 shown as parts of `--every` steps of the size that is trained here, which is small. Goal: a stall below 1 %.
 
-The floor of a stall is one copy of the state, which the next step's donation asks for; of a save in all, writing as
-many bytes to the disk at once; of a restore, reading them from memory and hashing them on all cores.
+The floor of a stall is one copy of the state, as where a device has a memory of its own. On CPUs it may be less: files
+are written from the state's own buffers, which jax then does not give to the next step. The floor of a save in all is
+writing as many bytes to the disk at once; that of a restore, reading them from memory and hashing them on all cores.
 """
 
 import argparse
