@@ -73,7 +73,6 @@ PEERS = {
     "matmul": Peer("matmul", "JAX_PY", "jax"),
     "matmul-torch": Peer("matmul", "TORCH_PY", "torch"),
 }
-
 FLOORS = ("matmul", "matmul-torch")
 
 
@@ -141,8 +140,8 @@ def _ours(text: str, asked: argparse.Namespace) -> list[Worker]:
 
 
 def _peer(name: str, text: str, item: Item, asked: argparse.Namespace) -> Worker | None:
-    name_of, *settings = name.split("+")
-    peer = PEERS[name_of]
+    plain, *settings = name.split("+")
+    peer = PEERS[plain]
     python = os.environ.get(peer.python, sys.executable if peer.python == "JAX_PY" else "")
     missing = [variable for variable in peer.needs if variable not in os.environ] + [peer.python] * (not python)
     if item.kind not in peer.kinds or missing:
@@ -161,8 +160,8 @@ def _worker(name: str, python: str, module: str, text: str, asked, *words: str, 
 
 
 def markdown(item: Item, timings: list[Timing]) -> str:
-    """A table with a row a worker, all ratios paired with the first one."""
-    done = [timing for timing in timings if not timing.failed]
+    """A table with a row a worker, all ratios paired with the first one, which is ptjax."""
+    ours, done = timings[0], [timing for timing in timings if not timing.failed]
     floor = min((timing for timing in done if timing.name in FLOORS), key=lambda timing: timing.median, default=None)
     heads = ["", "ms a step", "best", "times ptjax's (spread)", "tokens/s", "GFLOP/s", "of matmul's", "peak GiB"]
     heads += ["start s", "first step s", "faults a step", "loss"]
@@ -172,9 +171,9 @@ def markdown(item: Item, timings: list[Timing]) -> str:
             rows.append([timing.name, timing.failed.replace("|", "/")] + [""] * (len(heads) - 2))
             continue
         needed, everywhere = (item.flops(where) / timing.median / 1e9 for where in (False, True))
-        ratios, shares = timing.over(done[0]), floor.over(timing) if floor else []
+        ratios, shares = [] if ours.failed else timing.over(ours), floor.over(timing) if floor else []
         row = [timing.name, timing.median * 1e3, timing.best * 1e3]
-        row += [f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"]
+        row += [f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else None]
         row += [item.tokens / timing.median, f"{needed:.0f}" + f" ({everywhere:.0f})" * (everywhere > needed)]
         row += [f"{statistics.median(shares):.0%}" if shares else None, f"{timing.peak_bytes / 2**30:.1f}"]
         row += [f"{timing.start:.1f}", f"{timing.first_step:.1f}", f"{statistics.median(timing.faults):.0f}"]
