@@ -59,10 +59,10 @@ def same(found, expected):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("window", [None, 1, 9, 10, 25])
+@pytest.mark.parametrize("window", [None, 1, 9, 33])
 @pytest.mark.parametrize("causal", [False, True])
 def test_masks_and_blocks_for_cudnn(causal, window):
-    """As XLA computes what cuDNN is asked. Windows of one block or two, and one too wide for blocks."""
+    """As XLA computes what cuDNN is asked. Windows that reach one block exactly, and one too wide for blocks."""
     mask, given = packed(96, causal), inputs(96)
     found = functools.partial(cudnn.attend, window=window, implementation="xla")
     with mock.patch.object(cudnn, "TILE", 8):
