@@ -213,8 +213,8 @@ class _Walk:
         _, _, aliased = instruction.attributes.partition("output_to_operand_aliasing=")
         pairs = re.findall(r"\{(\d*)\}: \((\d+), \{\}\)", aliased)
         passed = {int(output or 0) for output, _ in pairs}, {int(operand) for _, operand in pairs}
-        total = sum(_read(fused, i) for i, _ in enumerate(operands) if i not in passed[1])
-        return total + sum(size for i, size in enumerate(_written(fused)) if i not in passed[0])
+        total = sum(_read(self.program, fused, i) for i, _ in enumerate(operands) if i not in passed[1])
+        return total + sum(size for i, size in enumerate(_written(self.program, fused)) if i not in passed[0])
 
 
 def _collective(instruction: Instruction) -> str | None:
@@ -235,22 +235,27 @@ def _main(arrays: tuple[Array, ...], any_space: bool = False) -> float:
     return sum(array.bytes for array in arrays if any_space or array.space == 0)
 
 
-def _read(fused: Computation, number: int) -> float:
-    """How much of its operand a fusion reads from main memory."""
+def _read(program: Program, fused: Computation, number: int) -> float:
+    """How much of an operand a fusion reads from main memory."""
     parameter = fused.parameter(number)
     if parameter is None:
         return 0.0
     whole = _main(parameter.arrays)
-    return min(whole, _used(fused, parameter)) if whole else 0.0
+    return min(whole, _used(program, fused, parameter)) if whole else 0.0
 
 
-def _used(fused: Computation, source: Instruction) -> float:
+def _used(program: Program, fused: Computation, source: Instruction) -> float:
+    """Of an array in a fusion: the slices that are taken of it, or all."""
     total = 0.0
     for user in fused.users[source.name]:
         if user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == source.name:
             total += _main(user.arrays, any_space=True)
         elif user.opcode == "bitcast":
-            total += _used(fused, user)
+            total += _used(program, fused, user)
+        elif user.opcode == "fusion":  # TPUs have fusions in fusions
+            inner = program.computations[user.attribute("calls")]
+            places = [i for i, name in enumerate(user.operands) if name == source.name]
+            total += sum(_used(program, inner, inner.parameter(i)) for i in places)
         elif user.opcode in ("dynamic-update-slice", "scatter") and user.operands[0] == source.name:
             total += 0.0
         elif user.opcode != "tuple":  # a tuple passes it on
@@ -258,18 +263,20 @@ def _used(fused: Computation, source: Instruction) -> float:
     return total
 
 
-def _written(fused: Computation) -> list[float]:
+def _written(program: Program, fused: Computation) -> list[float]:
     """Bytes of each of a fusion's outputs."""
     root = fused.root
     outputs = fused.operands(root) if root.opcode == "tuple" else [root]
-    return [_one_written(fused, output) for output in outputs]
+    return [_one_written(program, fused, output) for output in outputs]
 
 
-def _one_written(fused: Computation, output: Instruction) -> float:
+def _one_written(program: Program, fused: Computation, output: Instruction) -> float:
     while output.opcode == "bitcast":
         output = fused.operands(output)[0]
     if output.opcode == "parameter":
         return 0.0
+    if output.opcode == "fusion":
+        return sum(_written(program, program.computations[output.attribute("calls")]))
     if output.opcode in ("dynamic-update-slice", "scatter"):
         update = fused.operands(output)[1 if output.opcode == "dynamic-update-slice" else -1]
         return _main(output.arrays) and _main(update.arrays, any_space=True)

@@ -107,6 +107,35 @@ def test_slices_and_updates_in_place_move_only_themselves(found):
     assert layer.bytes == 2 * 8 * 16  # one layer of three; where it goes is on the chip
 
 
+def test_a_fusion_in_a_fusion_reads_what_it_slices():
+    text = """%inner (p0: f32[24,8,16], p1: s32[]) -> f32[8,16] {
+  %p0 = f32[24,8,16]{2,1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %slice = f32[1,8,16]{2,1,0} dynamic-slice(%p0, %p1, %zero, %zero), dynamic_slice_sizes={1,8,16}
+  ROOT %flat = f32[8,16]{1,0} bitcast(%slice)
+}
+
+%outer (q0: f32[24,8,16], q1: s32[], q2: f32[16,4]) -> f32[8,4] {
+  %q0 = f32[24,8,16]{2,1,0} parameter(0)
+  %q1 = s32[] parameter(1)
+  %q2 = f32[16,4]{1,0:S(1)} parameter(2)
+  %layer = f32[8,16]{1,0} fusion(%q0, %q1), kind=kLoop, calls=%inner
+  ROOT %product = f32[8,4]{1,0} dot(%layer, %q2), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (a: f32[24,8,16], i: s32[], b: f32[16,4]) -> f32[8,4] {
+  %a = f32[24,8,16]{2,1,0} parameter(0)
+  %i = s32[]{:S(6)} parameter(1)
+  %b = f32[16,4]{1,0:S(1)} parameter(2)
+  ROOT %fusion = f32[8,4]{1,0} fusion(%a, %i, %b), kind=kOutput, calls=%outer
+}
+"""
+    (work,) = cost(Program.parse(text), devices=1).work
+    number = 4  # the index, which the fusion's own parameter has in main memory
+    assert (work.flops, work.bytes) == (2 * 8 * 16 * 4, 4 * (8 * 16 + 8 * 4) + number)
+
+
 def test_a_collective_in_pieces_counts_once_a_turn(found):
     gather, scatter = found.collectives
     assert (gather.kind, gather.times, gather.bytes, gather.group) == ("all-gather", 6, 2 * 8 * 64, (0, 1, 2, 3))
