@@ -128,16 +128,16 @@ def parse(
 
 def set_up_jax(distributed: bool = False) -> None:
     """Process-wide settings, made before jax allocates anything: memory, logs, compilation cache, cluster."""
-    keep_freed_memory()
+    distributed = distributed or "JAX_COORDINATOR_ADDRESS" in os.environ
+    several = distributed or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    keep_freed_memory(one_heap=several)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("absl").setLevel(logging.ERROR)
 
     import jax  # here, so that --help and the settings above come first
 
-    # On CPU a step then runs in the thread that asks for it, and its buffers lie in the heap that `keep_freed_memory`
-    # keeps. glibc gives every other thread a heap of its own, which cannot hold them. Sharing one heap (ARENA_MAX=1)
-    # would do too, but the compiler's threads wait for each other at it: a start took half as long again. And a step
-    # that begins while the one before runs needs its memory twice.
+    # On CPU a step of one device then runs in the thread that asks for it, in the heap that `keep_freed_memory` keeps.
+    # And a step that begins while the one before runs would need its memory twice.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     folder = os.environ.get("PTJAX_COMPILATION_CACHE", "")
     if folder != "off" and not jax.config.jax_compilation_cache_dir:
@@ -146,22 +146,28 @@ def set_up_jax(distributed: bool = False) -> None:
         if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
             # jax keeps only what took a second: a start has dozens of smaller programs, and they add up to more.
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if distributed or "JAX_COORDINATOR_ADDRESS" in os.environ:
+    if distributed:
         count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")  # jax itself ignores these
         jax.distributed.initialize(num_processes=count and int(count), process_id=index and int(index))
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(one_heap: bool = False) -> None:
     """Tells glibc to reuse freed memory rather than give it back: 1.8 times the speed of a training step on CPU.
 
     XLA allocates its outputs anew each step, and pages that went back to the system are faulted in again.
+
+    one_heap: for all threads. glibc gives each thread but the first a heap of its own, which cannot hold large arrays:
+    this is for several devices, whose steps run in threads. The compiler's threads then wait for each other at it, and
+    a start takes half as long again.
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # names of the parameters in malloc.h
+    trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8  # names of the parameters in malloc.h
     mallopt = ctypes.CDLL(None).mallopt
     for parameter, value in ((mmap_max, 0), (trim_threshold, -1), (top_pad, 256 << 20)):
         mallopt(parameter, value)
+    if one_heap:
+        mallopt(arena_max, 1)
 
 
 class _Parser(argparse.ArgumentParser):
