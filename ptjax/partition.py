@@ -112,12 +112,17 @@ def use(mesh: Mesh, rules: Rules):
         _active.reset(token)
 
 
+def active() -> tuple[Mesh, Rules] | None:
+    """The mesh that is being compiled for, with its rules; None outside `use` and where it has one device."""
+    found = _active.get()
+    return None if found is None or found[0].size == 1 else found
+
+
 def constrain(x: Array, *names: str) -> Array:
     """Asks that activation x, whose axes are `names`, be divided as the rules say. Does nothing outside `use`."""
-    active = _active.get()
-    if active is None or active[0].size == 1:
+    if (found := active()) is None:
         return x
-    mesh, rules = active
+    mesh, rules = found
     spec = PartitionSpec(*(rules.axis(name) for name in names))
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
@@ -125,20 +130,14 @@ def constrain(x: Array, *names: str) -> Array:
 def platform() -> str:
     """'cpu', 'gpu' or 'tpu': of the mesh that is being compiled for, which may be of devices that are not here; outside
     `use` of this machine's."""
-    active = _active.get()
-    return jax.default_backend() if active is None else active[0].devices.flat[0].platform
-
-
-def divided() -> bool:
-    """Whether what is being compiled runs on more than one device of a mesh."""
-    active = _active.get()
-    return active is not None and active[0].size > 1
+    found = _active.get()
+    return jax.default_backend() if found is None else found[0].devices.flat[0].platform
 
 
 def active_shards() -> int:
     """Into how many parts the mesh that is being compiled for divides the rows of a batch; 1 outside `use`."""
-    active = _active.get()
-    return 1 if active is None else batch_shards(active[0])
+    found = active()
+    return 1 if found is None else batch_shards(found[0])
 
 
 def per_row(function: Callable[..., PyTree], *rows: PyTree) -> PyTree:
@@ -146,11 +145,10 @@ def per_row(function: Callable[..., PyTree], *rows: PyTree) -> PyTree:
 
     On a mesh each device runs it on its own rows: left to itself the partitioner gathers the batch for `top_k`.
     """
-    active = _active.get()
-    if active is None or active[0].size == 1:
+    if (found := active()) is None:
         return function(*rows)
     spec = PartitionSpec(BATCH_AXES)
-    return jax.shard_map(function, mesh=active[0], in_specs=spec, out_specs=spec)(*rows)
+    return jax.shard_map(function, mesh=found[0], in_specs=spec, out_specs=spec)(*rows)
 
 
 def per_expert(
@@ -163,10 +161,9 @@ def per_expert(
     axes for each. On a mesh each device has the rows of all that share the experts with it, and those experts, or parts
     of their hidden units, that are its own; what they add is summed where the rows came from.
     """
-    active = _active.get()
-    if active is None or active[0].size == 1:
+    if (found := active()) is None:
         return function(rows, kernels, 0)
-    mesh, rules = active
+    mesh, rules = found
     holder, units = rules.experts, None if rules.mlp in BATCH_AXES else rules.mlp
     place = {"experts": holder, "mlp": units}
     specs = jax.tree.map(lambda own: PartitionSpec(*map(place.get, own)), names, is_leaf=lambda x: isinstance(x, tuple))

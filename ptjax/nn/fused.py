@@ -30,8 +30,8 @@ def documents(mask: Mask) -> Array | None:
 def per_head(kernel: Callable[..., Array], q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, ids_BL: Array | None) -> Array:
     """kernel(q, k, v, ids) -> [B, L, H, K], on a mesh each device with its own rows and heads, since the partitioner
     cannot divide a kernel. Keys and values may have fewer heads than queries."""
-    active = partition._active.get()
-    if active is None or active[0].size == 1:
+    active = partition.active()
+    if active is None:
         return kernel(q_BLHK, k_BSHK, v_BSHK, ids_BL)
     mesh, rules = active
     heads = None if rules.heads in partition.BATCH_AXES else rules.heads

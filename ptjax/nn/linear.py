@@ -65,7 +65,7 @@ _product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
 
 def _turned() -> bool:
     # Divided arrays keep their axes, which the partitioner matches with those of the mesh.
-    return platforms.here().turned and not partition.divided()
+    return platforms.here().turned and partition.active() is None
 
 
 def over_rows(x_NI: Array, y_NO: Array, dtype: jnp.dtype | None = None) -> Array:
