@@ -31,7 +31,7 @@ class Platform:
 PLATFORMS = {
     "cpu": Platform(unrolled=True, turned=True),
     "gpu": Platform(attention="cudnn", logits=4 << 30),
-    "tpu": Platform(attention="splash", logits=1 << 30),
+    "tpu": Platform(attention="splash", logits=4 << 30),
 }
 
 
