@@ -11,7 +11,7 @@ import re
 WIDTHS = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "c64": 8, "c128": 16, "token": 0, "opaque": 0}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 
 
@@ -89,18 +89,21 @@ class Program:
     @classmethod
     def parse(cls, text: str) -> "Program":
         """Of what `as_text` of a compiled function gives. Raises ValueError where that is no such text."""
-        computations, entry, current = {}, None, None
+        computations, entry, lines = {}, None, None
         for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
-            if current is None:
+            if lines is None:
                 if head := _COMPUTATION.match(line):
-                    current = Computation(head[2], {})
-                    computations[current.name] = current
-                    entry = current.name if head[1] else entry
-            elif line.startswith("}"):
-                current = None
-            elif found := _INSTRUCTION.match(line):
-                instruction = _instruction(found[2], found[3], bool(found[1]))
-                current.instructions[instruction.name] = instruction
+                    lines = []
+                    entry = head[2] if head[1] else entry
+            elif re.match(r"\}($|, execution_thread)", line):
+                found = [_INSTRUCTION.match(one) for one in lines]
+                instructions = [_instruction(one[2], one[3], bool(one[1])) for one in found]
+                computations[head[2]] = Computation(head[2], {i.name: i for i in instructions})
+                lines = None
+            elif _INSTRUCTION.match(line):
+                lines.append(line)
+            else:  # what a kernel says of itself may be written in several
+                lines[-1] += " " + line
         if entry is None:
             raise ValueError("this is not the text of a compiled program: it has no ENTRY")
         return cls(computations, entry)

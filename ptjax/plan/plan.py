@@ -1,5 +1,6 @@
 """`plan`: what a step costs on a mesh of chips, before there is one."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import time
@@ -107,7 +108,8 @@ def plan(experiment: Experiment, topology: str | None = None) -> Plan:
     subject = Subject.open(experiment, devices)
     made = _facts(subject, topology, chip)
     start = time.perf_counter()
-    compiled = _compiled(subject)
+    with contextlib.nullcontext() if topology is None else _nothing_cached():
+        compiled = _compiled(subject)
     if isinstance(compiled, memory.Exhausted):
         return _too_large(made, subject, compiled)
     made = dataclasses.replace(made, compile_seconds=time.perf_counter() - start)
@@ -119,6 +121,17 @@ def plan(experiment: Experiment, topology: str | None = None) -> Plan:
         traffic=_traffic(found, subject.mesh, chip),
         times=chip and roofline.times(found, chip, subject.mesh),
     )
+
+
+@contextlib.contextmanager
+def _nothing_cached():
+    """What is compiled for devices that are not here can be written to jax's cache, but not read again."""
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
 def _compiled(subject: Subject) -> jax.stages.Compiled | memory.Exhausted:

@@ -55,7 +55,9 @@ LOOPS = """HloModule jit_traced, is_scheduled=true
   %kept = bf16[3,32,16]{2,1,0} get-tuple-element(%state), index=2
   %x = bf16[32,8]{1,0} get-tuple-element(%state), index=3
   %fusion.1 = bf16[1,8,16]{2,1,0:T(8,128)(2,1)S(1)} fusion(%w, %i), kind=kLoop, calls=%layer
-  %fusion.2 = (bf16[1,8,16]{2,1,0:S(1)}, bf16[1,8,64]{2,1,0:S(1)}) fusion(%fusion.1), kind=kCustom, output_to_operand_aliasing={{0}: (0, {})}, calls=%start
+  %fusion.2 = (bf16[1,8,16]{2,1,0:S(1)}, bf16[1,8,64]{2,1,0:S(1)}) fusion(%fusion.1), kind=kCustom, frontend_attributes={kernel_metadata={
+ "said":"in several lines"
+}}, output_to_operand_aliasing={{0}: (0, {})}, calls=%start
   %fusion.3 = (bf16[3,32,16]{2,1,0}, bf16[1,8,64]{2,1,0:S(1)}) fusion(%x, %fusion.1, %kept, %i), kind=kOutput, calls=%beside, metadata={op_name="jit(traced)/while/body/mlp/up/dot_general"}
   %updated = bf16[3,32,16]{2,1,0} get-tuple-element(%fusion.3), index=0
   ROOT %tuple.2 = (s32[], bf16[3,8,16], bf16[3,32,16], bf16[32,8]) tuple(%i, %w, %updated, %x)
