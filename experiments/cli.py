@@ -32,6 +32,7 @@ import ctypes
 import dataclasses
 import difflib
 import errno
+import glob
 import logging
 import os
 import platform
@@ -133,6 +134,10 @@ def set_up_jax(distributed: bool = False) -> None:
     keep_freed_memory(one_heap=several)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("absl").setLevel(logging.ERROR)
+    if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/[0-9]*"):
+        # Installed to plan, libtpu looks for the TPU machine that it is on at every start, and logs that there is none.
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
 
     import jax  # here, so that --help and the settings above come first
 
