@@ -287,7 +287,8 @@ def _one_written(program: Program, fused: Computation, output: Instruction) -> f
 
 
 def trips(program: Program, loop: Instruction) -> int | None:
-    """How often a loop turns; None where that is not a constant. Loops of jax count up from 0 by 1."""
+    """How often a loop turns; None where that is not a constant. Loops count up from 0: those of jax by 1, and those
+    that the compiler makes of a product and the gathering of its operand by as many steps as it wrote into one turn."""
     if known := re.search(r'"known_trip_count":\{"n":"?(\d+)', loop.attributes):
         return int(known[1])
     condition = program.computations[loop.attribute("condition")]
@@ -300,7 +301,19 @@ def trips(program: Program, loop: Instruction) -> int | None:
     limit = condition.instructions[test.operands[1]]
     while limit.opcode in ("copy", "bitcast", "convert"):
         limit = condition.instructions[limit.operands[0]]
-    return int(limit.argument) if limit.opcode == "constant" else None
+    if limit.opcode != "constant":
+        return None
+    return -(-int(limit.argument) // _step(program, loop, condition.instructions[test.operands[0]]))
+
+
+def _step(program: Program, loop: Instruction, counter: Instruction) -> int:
+    """By how much a turn raises the loop's counter, which is a part of its state; 1 where that cannot be read."""
+    body, number = program.computations[loop.attribute("body")], counter.attribute("index")
+    if body.root.opcode != "tuple" or number is None:
+        return 1
+    raised = body.operands(body.root)[int(number)]
+    constants = [o for o in body.operands(raised) if o.opcode == "constant"]
+    return int(constants[0].argument) if raised.opcode == "add" and constants else 1
 
 
 # --- matrix products ---

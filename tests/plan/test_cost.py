@@ -101,6 +101,13 @@ def test_loops_in_loops_count_as_often_as_they_turn(found):
     assert not found.loops and not found.kernels
 
 
+def test_a_loop_of_two_steps_a_turn_turns_half_as_often():
+    """As the compiler has one where a product waits for its operand to be gathered, a part at a time."""
+    two = "  %two = s32[] constant(2)\n  %next = s32[] add(%i, %two)\n  ROOT %tuple.2 ="
+    text = LOOPS.replace("  ROOT %tuple.2 =", two).replace("tuple(%i, %w,", "tuple(%next, %w,")
+    assert cost(Program.parse(text), devices=8).flops == 2 * 2 * (2 * 32 * 8 * 16)
+
+
 def test_slices_and_updates_in_place_move_only_themselves(found):
     (product,) = [work for work in found.work if work.flops]
     assert product.origin.endswith("mlp/up/dot_general")
