@@ -236,9 +236,10 @@ def test_a_step_that_is_too_large_is_one_line_with_numbers(here, subject, monkey
 # --- for TPUs ---
 
 LARGE = {
-    "BERT-large": ["configs/bert_mlm.py:size=large", "data.batch_size=64", "data.corpus.tokenizer.vocab_size=30522"],
+    "BERT-large": ["configs/bert_mlm.py:size=large", "data.batch_size=64", "data.corpus.tokenizer.vocab_size=30522"]
+    + ["data.length=128"],
     "Llama 2, 7B": ["configs/llama_causal.py:size=llama2-7B", "data.batch_size=16", "accumulation=1", "mesh.fsdp=16"]
-    + ["data.length=1024", "model.remat=full", "data.corpus.tokenizer.vocab_size=32000"],
+    + ["data.length=512", "model.remat=full", "data.corpus.tokenizer.vocab_size=32000"],
 }
 
 
