@@ -10,7 +10,7 @@ from ptjax import partition
 @dataclasses.dataclass(frozen=True)
 class Platform:
     """unrolled: whether layers are written out or run as one loop, where `model.unroll` is None. Written out a step of
-    a small GPT takes a CPU three quarters of the time; on accelerators it is not faster, and takes longer to compile.
+    a small GPT takes a CPU three quarters of the time; a loop compiles in the same time whatever the depth.
 
     turned: whether the gradient of a kernel is a product whose factors have been turned around in memory first
     (`nn.linear.over_rows`). XLA on CPUs multiplies by strides otherwise, at up to a quarter of the speed.
