@@ -199,8 +199,8 @@ class Learner:
         if self.experiment.accumulation == 1:
             total, memory = sums(batch)
         else:  # what only fits in parts when training only fits in parts here
-            total, memory = jax.lax.map(sums, self._microbatches(batch))
-            total, memory = jax.tree.map(lambda x: x.sum(axis=0), total), _whole(memory)
+            total, memory = jax.lax.map(sums, partition.dealt(batch, self.experiment.accumulation))
+            total, memory = jax.tree.map(lambda x: x.sum(axis=0), total), partition.collected(memory)
         return memory, jax.lax.psum(total, axis) if axis else total
 
     def report(self, losses: Losses, weights: dict[str, Array]) -> Metrics:
@@ -243,7 +243,7 @@ class Learner:
         if count == 1:
             (grads, losses), memory = gradient(params, batch, key)
             return grads, losses, memory
-        micro = self._microbatches(batch)
+        micro = partition.dealt(batch, count)
 
         def add(carry, item):
             sums, memory = gradient(params, item[0], jax.random.fold_in(key, item[1]))
@@ -252,12 +252,7 @@ class Learner:
         shape, _ = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], micro), key)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
         (grads, losses), memory = jax.lax.scan(add, zeros, (micro, jnp.arange(count)))
-        return grads, losses, _whole(memory)
-
-    def _microbatches(self, batch: Batch) -> Batch:
-        """[B, ...] -> [A, B / A, ...]. Microbatch i takes every A-th row: contiguous ones would change devices."""
-        count = self.experiment.accumulation
-        return jax.tree.map(lambda x: x.reshape((x.shape[0] // count, count) + x.shape[1:]).swapaxes(0, 1), batch)
+        return grads, losses, partition.collected(memory)
 
     def _guard(self, old: TrainState, new: TrainState, norm: Array) -> TrainState:
         """`new`, or `old` with its step counted, where the gradient is not to be trusted."""
@@ -283,11 +278,6 @@ def _with_memory(batch: Batch, memory: Memory | None) -> Batch:
 def _emptied(memory: Memory | None, where: Array) -> Memory | None:
     """What is not finite would stay so: even positions that nothing sees are multiplied by 0."""
     return memory and memory.replace(hidden=jnp.where(where, 0, memory.hidden), open=memory.open & ~where)
-
-
-def _whole(memory: Memory | None) -> Memory | None:
-    """[A, B / A, ...] -> [B, ...], the inverse of `_microbatches`."""
-    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape((-1,) + x.shape[2:]), memory)
 
 
 def _norms(kind: str, tree: PyTree) -> Metrics:

@@ -140,6 +140,17 @@ def active_shards() -> int:
     return 1 if found is None else batch_shards(found[0])
 
 
+def dealt(tree: PyTree, parts: int) -> PyTree:
+    """[N, ...] -> [parts, N / parts, ...] at each leaf. Part i takes every so-manieth row from i on: contiguous ones
+    would change devices."""
+    return jax.tree.map(lambda x: x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree)
+
+
+def collected(tree: PyTree) -> PyTree:
+    """The inverse of `dealt`."""
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
+
+
 def per_row(function: Callable[..., PyTree], *rows: PyTree) -> PyTree:
     """function(*rows), where every leaf has a leading batch axis and rows do not touch each other.
 

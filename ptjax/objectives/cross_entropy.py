@@ -56,7 +56,7 @@ def _forward(features_ND, table_VD, bias_V, labels_N, size, smoothing):
         features_MD, labels_M = rows
         return _scores_of(_logits(features_MD, table_VD, bias_V, size), labels_M, size, smoothing)
 
-    scores = _joined(jax.lax.map(part, _divided((features_ND, labels_N), parts)))
+    scores = partition.collected(jax.lax.map(part, partition.dealt((features_ND, labels_N), parts)))
     return scores, (*given, None, scores[1])
 
 
@@ -73,8 +73,10 @@ def _backward(size, smoothing, residuals, cotangents):
         return jax.tree.map(jnp.add, sums, own), d_features
 
     zeros = jax.tree.map(jnp.zeros_like, [table_VD, bias_V])
-    (d_table, d_bias), d_features = jax.lax.scan(part, zeros, _divided(rows, parts_of(len(labels_N), len(table_VD))))
-    return _joined(d_features), d_table, d_bias, None
+    (d_table, d_bias), d_features = jax.lax.scan(
+        part, zeros, partition.dealt(rows, parts_of(len(labels_N), len(table_VD)))
+    )
+    return partition.collected(d_features), d_table, d_bias, None
 
 
 def _logits(features_ND, table_VD, bias_V, size):
@@ -123,16 +125,6 @@ def parts_of(rows: int, vocab: int) -> int:
     own = rows // shards
     least = -(-own * vocab * 4 // most)
     return next((n for n in range(least, 4 * least) if own % n == 0), 1)
-
-
-def _divided(tree, parts: int):
-    """[N, ...] -> [parts, N / parts, ...]. A part takes every so-manieth row: contiguous ones would change devices."""
-    return jax.tree.map(lambda x: x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree)
-
-
-def _joined(tree):
-    """The inverse of `_divided`."""
-    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
 
 _scores.defvjp(_forward, _backward)
